@@ -1,0 +1,3 @@
+package cas
+
+const syncsWholeFS = true
