@@ -215,8 +215,8 @@ func (u *upstream) hop(ctx context.Context, feedName string, at *url.URL, header
 		h.release()
 		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := u.request(ctx, at, header, r)
+	own, cancel := context.WithCancelCause(ctx)
+	req, err := u.request(own, at, header, r)
 	if err != nil {
 		cancel(nil)
 		h.release()
@@ -229,7 +229,7 @@ func (u *upstream) hop(ctx context.Context, feedName string, at *url.URL, header
 		h.release()
 		return nil, u.failure(ctx, feedName, at, err)
 	}
-	res.Body = newBody(ctx, cancel, res.Body, h, u.net.Timeouts.Stall)
+	res.Body = newBody(own, cancel, res.Body, h, u.net.Timeouts.Stall)
 	a := &answer{Response: res}
 	a.device, a.middle = u.between(req, res)
 	return a, nil
@@ -320,7 +320,7 @@ func (e *again) Unwrap() error { return e.err }
 
 // failure classifies what kept an answer from coming at all.
 func (u *upstream) failure(ctx context.Context, feedName string, at *url.URL, err error) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStalled) {
+	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("%s: %w", at.Host, cause)
 	}
 	if ue, ok := errors.AsType[*url.Error](err); ok {
