@@ -1,0 +1,449 @@
+package verifier
+
+import (
+	"bytes"
+	"crypto"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/hashike/hashike/internal/feed"
+)
+
+// Limits on OpenPGP input.
+const (
+	maxSignatures   = 32       // signature packets in one document
+	maxSignatureDoc = 1 << 20  // bytes of a detached signature or of a clear-signed document's armor
+	maxClearSigned  = 64 << 20 // bytes of a clear-signed document; Debian's InRelease has 0.3 MB
+	clockAllowance  = 24 * time.Hour
+)
+
+// OpenPGPClear checks a clear-signed document (RFC 9580 §7; apt's InRelease)
+// and returns the text that is signed: lines without trailing blanks, each
+// ending in LF. Callers parse that text and never the document.
+//
+// One good signature by a key among anchors (Use "openpgp", binary or armored
+// keyrings) is enough. A document with anything but whitespace around its one
+// block, or with escaping a signer does not write, is refused. The evidence
+// lacks Path and Subject. Errors are ErrUntrusted, or ErrConfig for an
+// unreadable anchor.
+func OpenPGPClear(doc []byte, trust feed.Trust, anchors []feed.Anchor) (text []byte, ev feed.Evidence, err error) {
+	text, armored, err := splitClear(doc)
+	if err != nil {
+		return nil, feed.Evidence{}, fmt.Errorf("clear-signed document: %w: %w", err, feed.ErrUntrusted)
+	}
+	sigs, err := readArmored(armored, 1)
+	if err != nil {
+		return nil, feed.Evidence{}, fmt.Errorf("clear-signed document: %w: %w", err, feed.ErrUntrusted)
+	}
+	// What is signed ends its lines with CR LF, and the last one with nothing.
+	signed := bytes.ReplaceAll(bytes.TrimSuffix(text, []byte{'\n'}), []byte{'\n'}, []byte("\r\n"))
+	ev, err = checkSignatures(bytes.NewReader(signed), sigs, trust, anchors)
+	if err != nil {
+		return nil, feed.Evidence{}, err
+	}
+	return text, ev, nil
+}
+
+// OpenPGPDetached checks a detached signature, binary or armored, with one or
+// several signatures, over all that signed yields. Rules and errors are those
+// of OpenPGPClear; a read error of signed is returned as it is.
+func OpenPGPDetached(signed io.Reader, sig []byte, trust feed.Trust, anchors []feed.Anchor) (feed.Evidence, error) {
+	if len(sig) > maxSignatureDoc {
+		return feed.Evidence{}, fmt.Errorf("signature of %d bytes: %w", len(sig), feed.ErrUntrusted)
+	}
+	var sigs []*packet.Signature
+	var err error
+	if t := bytes.TrimLeft(sig, " \t\r\n"); bytes.HasPrefix(t, []byte("-----BEGIN")) {
+		sigs, err = readArmored(t, maxSignatures)
+	} else {
+		sigs, err = readSignatures(bytes.NewReader(sig))
+	}
+	if err != nil {
+		return feed.Evidence{}, fmt.Errorf("detached signature: %w: %w", err, feed.ErrUntrusted)
+	}
+	return checkSignatures(signed, sigs, trust, anchors)
+}
+
+const (
+	clearBegin = "-----BEGIN PGP SIGNED MESSAGE-----"
+	sigBegin   = "-----BEGIN PGP SIGNATURE-----"
+	sigEnd     = "-----END PGP SIGNATURE-----"
+)
+
+// splitClear takes a clear-signed document apart. It is stricter than RFC 9580
+// §7, so that no reader can find another text in the document than the signed one.
+func splitClear(doc []byte) (text, armored []byte, err error) {
+	if len(doc) > maxClearSigned {
+		return nil, nil, fmt.Errorf("%d bytes", len(doc))
+	}
+	rest := bytes.TrimLeft(doc, " \t\r\n")
+	line, rest, _ := cutLine(rest)
+	if string(line) != clearBegin {
+		return nil, nil, errors.New("does not begin with " + clearBegin)
+	}
+	for { // armor headers: only Hash is allowed (§7.1), and it proves nothing
+		var ok bool
+		if line, rest, ok = cutLine(rest); !ok {
+			return nil, nil, errors.New("ends in its headers")
+		}
+		if len(line) == 0 {
+			break
+		}
+		if !bytes.HasPrefix(line, []byte("Hash: ")) {
+			return nil, nil, fmt.Errorf("header %.60q", line)
+		}
+	}
+	text = make([]byte, 0, len(rest))
+	for {
+		at := rest
+		var ok bool
+		if line, rest, ok = cutLine(rest); !ok {
+			return nil, nil, errors.New("has no signature")
+		}
+		if string(line) == sigBegin {
+			armored = at
+			break
+		}
+		if line, err = unescape(line); err != nil {
+			return nil, nil, err
+		}
+		text = append(append(text, line...), '\n')
+	}
+	return text, armored, nil
+}
+
+// unescape undoes dash-escaping (§7.2) where a signer escapes: before a dash,
+// and before "From " for the sake of mail.
+func unescape(line []byte) ([]byte, error) {
+	if bytes.HasPrefix(line, []byte("-")) {
+		plain, ok := bytes.CutPrefix(line, []byte("- "))
+		if !ok || !(bytes.HasPrefix(plain, []byte("-")) || bytes.HasPrefix(plain, []byte("From "))) {
+			return nil, fmt.Errorf("line %.60q is escaped in no usual way", line)
+		}
+		line = plain
+	}
+	for _, c := range line {
+		if c < 0x20 && c != '\t' || c == 0x7f {
+			return nil, fmt.Errorf("control character %#x in line %.60q", c, line)
+		}
+	}
+	return bytes.TrimRight(line, " \t"), nil
+}
+
+// cutLine splits off one line that ends in LF or CR LF.
+func cutLine(b []byte) (line, rest []byte, ok bool) {
+	line, rest, ok = bytes.Cut(b, []byte{'\n'})
+	return bytes.TrimSuffix(line, []byte{'\r'}), rest, ok
+}
+
+// readArmored reads up to blocks armored signatures with nothing but whitespace around them.
+func readArmored(b []byte, blocks int) ([]*packet.Signature, error) {
+	if len(b) > maxSignatureDoc {
+		return nil, fmt.Errorf("armor of %d bytes", len(b))
+	}
+	var all []*packet.Signature
+	for n := 0; ; n++ {
+		b = bytes.TrimLeft(b, " \t\r\n")
+		if len(b) == 0 && n > 0 {
+			return all, nil
+		}
+		end := bytes.Index(b, []byte("\n"+sigEnd))
+		if n == blocks || end < 0 || !bytes.HasPrefix(b, []byte(sigBegin)) {
+			return nil, fmt.Errorf("%.60q where a signature block or the end should be", b)
+		}
+		one := b[:end+1+len(sigEnd)]
+		if b = b[len(one):]; len(b) > 0 && b[0] != '\n' && b[0] != '\r' {
+			return nil, fmt.Errorf("%.60q after the signature's end", b)
+		}
+		block, err := armor.Decode(bytes.NewReader(append(bytes.Clone(one), '\n')))
+		if err != nil {
+			return nil, fmt.Errorf("armor: %w", err)
+		}
+		sigs, err := readSignatures(block.Body)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, sigs...); len(all) > maxSignatures {
+			return nil, fmt.Errorf("more than %d signatures", maxSignatures)
+		}
+	}
+}
+
+// readSignatures reads signature packets to the end of r. Kinds of signature
+// that the library does not know are passed over; another packet is an error.
+func readSignatures(r io.Reader) ([]*packet.Signature, error) {
+	var sigs []*packet.Signature
+	packets := packet.NewReader(io.LimitReader(r, maxSignatureDoc))
+	for n := 0; ; n++ {
+		p, err := packets.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if n == maxSignatures {
+			return nil, fmt.Errorf("more than %d packets", maxSignatures)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("packet %d: %w", n+1, err)
+		}
+		s, ok := p.(*packet.Signature)
+		if !ok {
+			return nil, fmt.Errorf("packet %d is not a signature", n+1)
+		}
+		sigs = append(sigs, s)
+	}
+	if len(sigs) == 0 {
+		return nil, errors.New("no signature")
+	}
+	return sigs, nil
+}
+
+// candidate is one signature with one key that may have made it.
+type candidate struct {
+	sig  *packet.Signature
+	key  signingKey
+	hash hash.Hash // reads the signed bytes
+	sum  hash.Hash // the same state without the text filter
+}
+
+// checkSignatures returns evidence of the first signature that counts.
+func checkSignatures(signed io.Reader, sigs []*packet.Signature, trust feed.Trust, anchors []feed.Anchor) (feed.Evidence, error) {
+	ring, err := readRing(trust, anchors)
+	if err != nil {
+		return feed.Evidence{}, err
+	}
+	var todo []candidate
+	var why []error
+	for _, s := range sigs {
+		keys := ring.find(s)
+		if len(keys) == 0 {
+			why = append(why, fmt.Errorf("key %s is not pinned", issuer(s)))
+		}
+		for _, k := range keys {
+			c, err := prepare(s, k, trust)
+			if err != nil {
+				why = append(why, fmt.Errorf("key %s: %w", k.fingerprint(), err))
+				continue
+			}
+			todo = append(todo, c)
+		}
+	}
+	writers := []io.Writer{io.Discard}
+	for _, c := range todo {
+		writers = append(writers, c.hash)
+	}
+	if len(todo) > 0 {
+		if _, err := io.Copy(io.MultiWriter(writers...), signed); err != nil {
+			return feed.Evidence{}, err
+		}
+	}
+	for _, c := range todo {
+		// A bad signature in a pinned key's name means that something was
+		// changed, even if another signature is good: apt refuses that too.
+		if err := c.key.pub.VerifySignature(c.sum, c.sig); err != nil {
+			return feed.Evidence{}, fmt.Errorf("bad signature by key %s (%w): %w", c.key.fingerprint(), err, feed.ErrUntrusted)
+		}
+	}
+	if len(todo) == 0 {
+		return feed.Evidence{}, fmt.Errorf("no good signature by a pinned key (%w): %w", errors.Join(why...), feed.ErrUntrusted)
+	}
+	c := todo[0]
+	return feed.Evidence{
+		Method: "openpgp", Strength: feed.Signed,
+		Signer: c.key.userID(), KeyID: c.key.fingerprint(), Anchor: c.key.anchor.Name,
+		SignedAt: c.sig.CreationTime.UTC(),
+	}, nil
+}
+
+// prepare applies every rule that needs no hashing.
+func prepare(s *packet.Signature, k signingKey, trust feed.Trust) (candidate, error) {
+	switch {
+	case s.SigType != packet.SigTypeBinary && s.SigType != packet.SigTypeText:
+		return candidate{}, fmt.Errorf("signature of type %#x", byte(s.SigType))
+	case s.Hash != crypto.SHA256 && s.Hash != crypto.SHA384 && s.Hash != crypto.SHA512 &&
+		s.Hash != crypto.SHA3_256 && s.Hash != crypto.SHA3_512:
+		return candidate{}, fmt.Errorf("hash %s is not strong enough", s.Hash)
+	case s.CreationTime.After(trust.At.Add(clockAllowance)):
+		return candidate{}, fmt.Errorf("signed in the future, %s", s.CreationTime.UTC().Format(time.RFC3339))
+	case s.SigLifetimeSecs != nil && *s.SigLifetimeSecs != 0 &&
+		trust.At.After(s.CreationTime.Add(time.Duration(*s.SigLifetimeSecs)*time.Second)):
+		return candidate{}, errors.New("the signature has expired")
+	}
+	if err := k.usable(s.CreationTime, trust); err != nil {
+		return candidate{}, err
+	}
+	h, err := s.PrepareVerify()
+	if err != nil {
+		return candidate{}, err
+	}
+	c := candidate{sig: s, key: k, hash: h, sum: h}
+	if s.SigType == packet.SigTypeText {
+		c.hash = openpgp.NewCanonicalTextHash(h)
+	}
+	return c, nil
+}
+
+// signingKey is one primary key or subkey of a pinned keyring.
+type signingKey struct {
+	pub         *packet.PublicKey
+	binding     *packet.Signature // of a subkey; nil for the primary key
+	entity      *openpgp.Entity
+	anchor      feed.Anchor
+	revocations []*packet.Signature // of this key and of its primary key, from every pinned copy
+}
+
+type ring []signingKey
+
+// readRing reads the keyrings. A key that one pinned copy says is revoked is
+// revoked in all: an old copy must not bring a stolen key back.
+func readRing(trust feed.Trust, anchors []feed.Anchor) (ring, error) {
+	var keys ring
+	gone := map[string][]*packet.Signature{}
+	seen := map[feed.Digest]bool{}
+	read := func(a feed.Anchor, use bool) error {
+		if a.Use != "openpgp" {
+			return fmt.Errorf("anchor %s is for %q, not openpgp: %w", a.Name, a.Use, feed.ErrConfig)
+		}
+		entities, err := readKeyring(a.Data)
+		if err != nil {
+			return fmt.Errorf("keyring %s: %w: %w", a.Name, err, feed.ErrConfig)
+		}
+		for _, e := range entities {
+			fp := string(e.PrimaryKey.Fingerprint)
+			gone[fp] = append(gone[fp], e.Revocations...)
+			if use {
+				keys = append(keys, signingKey{pub: e.PrimaryKey, entity: e, anchor: a})
+			}
+			for _, sub := range e.Subkeys {
+				fp := string(sub.PublicKey.Fingerprint)
+				gone[fp] = append(gone[fp], sub.Revocations...)
+				if use {
+					keys = append(keys, signingKey{pub: sub.PublicKey, binding: sub.Sig, entity: e, anchor: a})
+				}
+			}
+		}
+		return nil
+	}
+	for _, a := range anchors {
+		seen[a.SHA256()] = true
+		if err := read(a, true); err != nil {
+			return nil, err
+		}
+	}
+	for _, a := range trust.For("openpgp") {
+		if !seen[a.SHA256()] {
+			if err := read(a, false); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for i, k := range keys {
+		keys[i].revocations = append(keys[i].revocations, gone[string(k.pub.Fingerprint)]...)
+		if k.binding != nil {
+			keys[i].revocations = append(keys[i].revocations, gone[string(k.entity.PrimaryKey.Fingerprint)]...)
+		}
+	}
+	return keys, nil
+}
+
+func readKeyring(b []byte) (openpgp.EntityList, error) {
+	if bytes.Contains(b, []byte("-----BEGIN PGP PUBLIC KEY BLOCK-----")) {
+		return openpgp.ReadArmoredKeyRing(bytes.NewReader(b))
+	}
+	return openpgp.ReadKeyRing(bytes.NewReader(b))
+}
+
+func (r ring) find(s *packet.Signature) []signingKey {
+	var out []signingKey
+	for _, k := range r {
+		if s.CheckKeyIdOrFingerprint(k.pub) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// usable says whether the key may vouch for something signed at the given time.
+//
+// Expiry is judged at trust.At, as apt does. A key revoked without a reason or
+// as compromised (RFC 9580 §5.2.3.31) counts for nothing, whatever date its
+// signatures claim; one superseded or retired counts for what it signed before.
+func (k signingKey) usable(signed time.Time, trust feed.Trust) error {
+	primary := k.entity.PrimaryKey
+	self, _ := k.entity.PrimarySelfSignature()
+	switch {
+	case self == nil:
+		return errors.New("the key has no self-signature")
+	case k.binding == nil && self.FlagsValid && !self.FlagSign,
+		// Only a binding that states this carries the subkey's own consent (§5.2.1.8).
+		k.binding != nil && !(k.binding.FlagsValid && k.binding.FlagSign):
+		return errors.New("the key is not for signing")
+	case signed.Before(k.pub.CreationTime):
+		return errors.New("the signature is older than its key")
+	case primary.KeyExpired(self, trust.At), self.SigExpired(trust.At),
+		k.binding != nil && (k.pub.KeyExpired(k.binding, trust.At) || k.binding.SigExpired(trust.At)):
+		return errors.New("the key has expired")
+	}
+	for _, r := range k.revocations {
+		soft := r.RevocationReason != nil &&
+			(*r.RevocationReason == packet.KeySuperseded || *r.RevocationReason == packet.KeyRetired)
+		if !soft || !signed.Before(r.CreationTime) {
+			return fmt.Errorf("the key was revoked on %s", r.CreationTime.UTC().Format(time.DateOnly))
+		}
+	}
+	for _, id := range []string{k.fingerprint(), fingerprint(primary), string(k.anchor.SHA256())} {
+		if d, ok := trust.Distrusted(id, signed); ok {
+			return fmt.Errorf("the key is distrusted by order: %s", d.Reason)
+		}
+	}
+	for _, pub := range []*packet.PublicKey{k.pub, primary} {
+		if err := strong(pub); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func strong(pub *packet.PublicKey) error {
+	switch pub.PubKeyAlgo {
+	case packet.PubKeyAlgoRSA, packet.PubKeyAlgoRSASignOnly:
+		if n, err := pub.BitLength(); err != nil || n < 2048 {
+			return fmt.Errorf("RSA key of %d bits", n)
+		}
+		return nil
+	case packet.PubKeyAlgoECDSA, packet.PubKeyAlgoEdDSA, packet.PubKeyAlgoEd25519, packet.PubKeyAlgoEd448:
+		return nil
+	}
+	return fmt.Errorf("key algorithm %d", pub.PubKeyAlgo)
+}
+
+func (k signingKey) fingerprint() string { return fingerprint(k.pub) }
+
+func (k signingKey) userID() string {
+	if id := k.entity.PrimaryIdentity(); id != nil {
+		return id.Name
+	}
+	return ""
+}
+
+func fingerprint(pub *packet.PublicKey) string {
+	return strings.ToUpper(hex.EncodeToString(pub.Fingerprint))
+}
+
+func issuer(s *packet.Signature) string {
+	switch {
+	case s.IssuerFingerprint != nil:
+		return strings.ToUpper(hex.EncodeToString(s.IssuerFingerprint))
+	case s.IssuerKeyId != nil:
+		return fmt.Sprintf("%016X", *s.IssuerKeyId)
+	}
+	return "unnamed"
+}

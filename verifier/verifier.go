@@ -1,0 +1,2 @@
+// Package verifier decides what may be believed.
+package verifier
