@@ -2,6 +2,7 @@ package fetcher
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -37,7 +38,7 @@ func (b *blocked) Error() string {
 
 func (b *blocked) fault(feedName, host string) error {
 	return feed.NewFault(fmt.Errorf("%s: blocked: %w: %w", host, b, feed.ErrTransient),
-		"H-302", "feed", feedName, "host", host, "status", strconv.Itoa(b.status), "device", b.device)
+		"H-302", "feed", feedName, "host", host, "status", strconv.Itoa(b.status), "device", cmp.Or(b.device, "?"))
 }
 
 // connectAnswer sees how a proxy answers CONNECT.

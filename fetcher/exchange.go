@@ -48,8 +48,7 @@ func (r *run) name() string { return r.setup.Name }
 func (r *run) Dir(name string) (fs.FS, error) {
 	dir, ok := r.setup.Dirs[name]
 	if !ok {
-		return nil, feed.NewFault(fmt.Errorf("feed %s: no directory dirs.%s: %w", r.name(), name, feed.ErrConfig),
-			"H-202", "feed", r.name(), "key", "dirs."+name)
+		return nil, r.f.misconfigured(fmt.Errorf("feed %s: no directory dirs.%s", r.name(), name))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -58,8 +57,7 @@ func (r *run) Dir(name string) (fs.FS, error) {
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, feed.NewFault(fmt.Errorf("feed %s: directory dirs.%s: %w: %w", r.name(), name, err, feed.ErrConfig),
-			"H-202", "feed", r.name(), "key", "dirs."+name)
+		return nil, r.f.misconfigured(fmt.Errorf("feed %s: directory dirs.%s: %w", r.name(), name, err))
 	}
 	r.roots[name] = root
 	return root.FS(), nil
@@ -113,7 +111,7 @@ func (r *run) do(ctx context.Context, req feed.Request) (*feed.Response, error) 
 		return nil, r.status(req, a)
 	}
 	if a.ContentLength > req.Limit {
-		return nil, tooLong(req, req.Limit)
+		return nil, tooLong(r.name(), req, req.Limit)
 	}
 	res.Body, err = io.ReadAll(io.LimitReader(a.Body, req.Limit+1))
 	r.bytes.Add(int64(len(res.Body)))
@@ -121,7 +119,7 @@ func (r *run) do(ctx context.Context, req feed.Request) (*feed.Response, error) 
 		return nil, r.cut(ctx, req, err)
 	}
 	if int64(len(res.Body)) > req.Limit {
-		return nil, tooLong(req, req.Limit)
+		return nil, tooLong(r.name(), req, req.Limit)
 	}
 	if looksHTML(res.Body) && !wantsHTML(req) {
 		return nil, r.page(req, a.StatusCode, a.device)
@@ -130,9 +128,9 @@ func (r *run) do(ctx context.Context, req feed.Request) (*feed.Response, error) 
 	return res, nil
 }
 
-func tooLong(req feed.Request, limit int64) error {
-	return feed.NewFault(fmt.Errorf("%s: more than %d bytes: %w", redact(req.URL), limit, feed.ErrUpstream),
-		"H-401", "url", redact(req.URL))
+func tooLong(feedName string, req feed.Request, limit int64) error {
+	err := fmt.Errorf("%s: more than %d bytes: %w", redact(req.URL), limit, feed.ErrUpstream)
+	return feed.NewFault(err, "H-401", "feed", feedName, "detail", err.Error())
 }
 
 func hostOf(raw string) string {

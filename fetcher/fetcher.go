@@ -115,11 +115,17 @@ func New(o Options) (*Fetcher, error) {
 		o.Who = account()
 	}
 	m := newMetrics()
-	up, err := newUpstream(o.Network, o.DB, o.Clock, m)
-	if err != nil {
-		return nil, err
+	f := &Fetcher{Options: o, metrics: m, slots: make(chan struct{}, o.Parallel)}
+	var err error
+	if f.up, err = newUpstream(o.Network, o.DB, o.Clock, m); err != nil {
+		return nil, f.misconfigured(err)
 	}
-	return &Fetcher{Options: o, up: up, metrics: m, slots: make(chan struct{}, o.Parallel)}, nil
+	return f, nil
+}
+
+// misconfigured is an error that a change of the configuration mends.
+func (f *Fetcher) misconfigured(err error) error {
+	return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrConfig), "H-202", "file", f.Data.Config(), "detail", err.Error())
 }
 
 func account() string {

@@ -348,7 +348,7 @@ func TestTool(t *testing.T) {
 	s.Run = []string{"ls", "--no-such-option; echo shell"}
 	_, err := o.fetcher().Run(t.Context(), s)
 	fault := wantCode(t, err, "H-304", feed.ErrTransient)
-	if !strings.Contains(fault.Args["said"], "no-such-option") {
+	if !strings.Contains(fault.Args["detail"], "no-such-option") {
 		t.Errorf("args %v", fault.Args)
 	}
 	s.Run = []string{"true"}

@@ -116,10 +116,10 @@ func (w *waiting) Error() string { return "not before " + w.until.UTC().Format(t
 func (c cooldown) fault(feedName, host string) error {
 	code := "H-303"
 	if c.Status == http.StatusForbidden {
-		code = "H-302"
+		code = "H-305"
 	}
 	return feed.NewFault(fmt.Errorf("%s: %s: %w: %w", host, c.Reason, &waiting{c.Until}, feed.ErrTransient),
-		code, "feed", feedName, "host", host, "status", strconv.Itoa(c.Status), "device", "", "until", c.Until.UTC().Format(time.RFC3339))
+		code, "feed", feedName, "host", host, "status", strconv.Itoa(c.Status), "until", c.Until.UTC().Format(time.RFC3339))
 }
 
 // rest records that a host wants to be left alone, durably, and returns the fault.

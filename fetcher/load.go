@@ -62,8 +62,7 @@ func (r *run) stored(req feed.Request, want feed.Want) (feed.Blob, error) {
 		return nil, nil
 	}
 	if want.Size > 0 && n != want.Size {
-		return nil, feed.NewFault(fmt.Errorf("%s: wanted with %d bytes, but %s has %d: %w", redact(req.URL), want.Size, want.Digest, n, feed.ErrUntrusted),
-			"H-502", "feed", r.name(), "file", redact(req.URL))
+		return nil, r.wrong(req, fmt.Errorf("wanted with %d bytes, but %s has %d", want.Size, want.Digest, n))
 	}
 	r.mu.Lock()
 	if _, known := r.asked[want.Digest]; !known {
@@ -71,6 +70,12 @@ func (r *run) stored(req feed.Request, want feed.Want) (feed.Blob, error) {
 	}
 	r.mu.Unlock()
 	return r.f.Store.Blob(want.Digest)
+}
+
+// wrong is content that is not what the vendor's list says.
+func (r *run) wrong(req feed.Request, err error) error {
+	err = fmt.Errorf("%s: %w: %w", redact(req.URL), err, feed.ErrUntrusted)
+	return feed.NewFault(err, "H-502", "feed", r.name(), "file", redact(req.URL), "detail", err.Error())
 }
 
 // remembered answers with what this run loaded before it was interrupted, if
@@ -153,8 +158,7 @@ func (d *download) run(ctx context.Context) (feed.Blob, error) {
 			return nil, d.r.page(d.req, d.status, d.device)
 		case wrong:
 			d.p.drop()
-			return nil, feed.NewFault(fmt.Errorf("%s: %w: %w", redact(d.req.URL), m, feed.ErrUntrusted),
-				"H-502", "feed", d.r.name(), "file", redact(d.req.URL))
+			return nil, d.r.wrong(d.req, m)
 		default:
 			d.keep(err)
 			return nil, err
@@ -318,7 +322,7 @@ func (d *download) receive(ctx context.Context, a *answer) error {
 func (d *download) tooMuch(a *answer) error {
 	if d.want.Size <= 0 || d.limit < d.want.Size {
 		d.p.reset()
-		return tooLong(d.req, d.limit)
+		return tooLong(d.r.name(), d.req, d.limit)
 	}
 	if a != nil {
 		first := make([]byte, 512)

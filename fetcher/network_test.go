@@ -94,8 +94,8 @@ func TestStatusClasses(t *testing.T) {
 		t.Error("a page that was asked for:", err)
 	}
 	// The vendor's own 403 keeps us away, also after a restart, until the operator says otherwise.
-	wantCode(t, o.ask(srv, "/403"), "H-302", feed.ErrTransient)
-	if a := wantCode(t, o.ask(srv, "/404"), "H-302", feed.ErrTransient).Args; a["until"] == "" {
+	wantCode(t, o.ask(srv, "/403"), "H-305", feed.ErrTransient)
+	if a := wantCode(t, o.ask(srv, "/404"), "H-305", feed.ErrTransient).Args; a["until"] == "" {
 		t.Error(a)
 	}
 	if err := o.fetcher().Forgive(); err != nil {
@@ -206,7 +206,7 @@ func TestAllowListAndRedirects(t *testing.T) {
 	}))
 	defer srv.Close()
 	o := newOutside(t)
-	fault := wantCode(t, o.ask(srv, "/away"), "H-606", feed.ErrHeld)
+	fault := wantCode(t, o.ask(srv, "/away"), "H-607", feed.ErrHeld)
 	if fault.Args["port"] != port(mustURL(other.URL)) {
 		t.Error(fault.Args)
 	}

@@ -1,12 +1,11 @@
 package fetcher
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 
 	"golang.org/x/net/http/httpproxy"
-
-	"github.com/hashike/hashike/internal/feed"
 )
 
 // proxyFunc reads Network.Proxy. The environment is read now, once.
@@ -23,11 +22,11 @@ func proxyFunc(setting string) (func(*url.URL) (*url.URL, error), error) {
 	}
 	u, err := url.Parse(setting)
 	if err != nil || u.Host == "" {
-		return nil, feed.NewFault(fmt.Errorf("proxy setting is no URL: %w", feed.ErrConfig), "H-202", "key", "proxy")
+		return nil, errors.New("network.proxy: neither system, none nor a URL")
 	}
 	switch u.Scheme {
 	case "http", "https", "socks5", "socks5h":
 		return func(*url.URL) (*url.URL, error) { return u, nil }, nil
 	}
-	return nil, feed.NewFault(fmt.Errorf("proxy scheme %.20q: %w", u.Scheme, feed.ErrConfig), "H-202", "key", "proxy")
+	return nil, fmt.Errorf("network.proxy: scheme %.20q", u.Scheme)
 }

@@ -119,7 +119,8 @@ func (f *Fetcher) fetch(ctx context.Context, s feed.Setup, old state.FeedState, 
 	case err != nil:
 		return nil, err
 	case r.builder.Len() == 0:
-		return nil, feed.NewFault(fmt.Errorf("feed %s: the vendor names no file: %w", s.Name, feed.ErrUpstream), "H-401", "feed", s.Name)
+		err := fmt.Errorf("feed %s: the vendor names no file: %w", s.Name, feed.ErrUpstream)
+		return nil, feed.NewFault(err, "H-401", "feed", s.Name, "detail", err.Error())
 	}
 	now := f.Clock()
 	h := feed.Header{Feed: s.Name, Kind: s.Kind.Name, Serial: f.serial(s.Name, old, now), Taken: now, State: mark}

@@ -30,8 +30,7 @@ func (f *Fetcher) tool(ctx context.Context, s feed.Setup) error {
 		}
 	}
 	if err != nil {
-		return feed.NewFault(fmt.Errorf("feed %s: tool %s: %w: %w", s.Name, s.Run[0], err, feed.ErrConfig),
-			"H-202", "feed", s.Name, "key", "run")
+		return f.misconfigured(fmt.Errorf("feed %s: run: %s: %w", s.Name, s.Run[0], err))
 	}
 	timeout := f.up.net.Timeouts.Tool
 	tctx, cancel := context.WithTimeout(ctx, timeout)
@@ -52,7 +51,7 @@ func (f *Fetcher) tool(ctx context.Context, s feed.Setup) error {
 		err = fmt.Errorf("not finished after %s", timeout)
 	}
 	return feed.NewFault(fmt.Errorf("feed %s: tool %s: %w: %s: %w", s.Name, name, err, out.String(), feed.ErrTransient),
-		"H-304", "feed", s.Name, "tool", filepath.Base(name), "result", err.Error(), "said", out.String())
+		"H-304", "feed", s.Name, "tool", filepath.Base(name), "detail", clip(err.Error()+": "+out.String(), 600))
 }
 
 // toolEnv hands a configured proxy on.

@@ -86,7 +86,7 @@ func newUpstream(n Network, db *state.DB, clock func() time.Time, m *metrics) (*
 		n.UserAgent = "Hashike"
 	}
 	if !httpguts.ValidHeaderFieldValue(n.UserAgent) {
-		return nil, fmt.Errorf("user agent %q: %w", n.UserAgent, feed.ErrConfig)
+		return nil, fmt.Errorf("user agent %q", n.UserAgent)
 	}
 	u := &upstream{net: n, hosts: newHosts(n, db, clock), metrics: m, clock: clock}
 	var err error
@@ -132,14 +132,14 @@ func (u *upstream) roots() (*x509.CertPool, error) {
 		for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
 			c, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {
-				return nil, fmt.Errorf("extra root %d: %w: %w", i+1, err, feed.ErrConfig)
+				return nil, fmt.Errorf("network.extra_roots %d: %w", i+1, err)
 			}
 			pool.AddCert(c)
 			u.extra = append(u.extra, c)
 			n++
 		}
 		if n == 0 {
-			return nil, fmt.Errorf("extra root %d: no PEM certificate: %w", i+1, feed.ErrConfig)
+			return nil, fmt.Errorf("network.extra_roots %d: no PEM certificate", i+1)
 		}
 	}
 	return pool, nil
@@ -174,7 +174,7 @@ func (u *upstream) ask(ctx context.Context, feedName string, allowed func(*url.U
 		}
 		secure = secure && a.TLS != nil
 		origin.Peer, origin.Inspected = u.peer(a.TLS, origin.Inspected)
-		next, err := u.redirect(a, at, r)
+		next, err := u.redirect(feedName, a, at, r)
 		if err != nil || next == nil {
 			if !secure {
 				origin.Peer = ""
@@ -202,7 +202,7 @@ func notAllowed(feedName string, at *url.URL, hop int) error {
 		what = "is where a redirect leads, but not among the feed's hosts"
 	}
 	return feed.NewFault(fmt.Errorf("host %s %s: %w", at.Host, what, feed.ErrHeld),
-		"H-606", "feed", feedName, "host", at.Hostname(), "port", port(at))
+		"H-607", "feed", feedName, "host", at.Hostname(), "port", port(at))
 }
 
 // hop sends one request to one host.
@@ -269,7 +269,7 @@ func (u *upstream) request(ctx context.Context, at *url.URL, header http.Header,
 }
 
 // redirect is where the answer sends us, nil if nowhere. The old body is closed then.
-func (u *upstream) redirect(a *answer, at *url.URL, r feed.Request) (*url.URL, error) {
+func (u *upstream) redirect(feedName string, a *answer, at *url.URL, r feed.Request) (*url.URL, error) {
 	switch a.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther:
 		if r.Method != "" && r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -286,7 +286,7 @@ func (u *upstream) redirect(a *answer, at *url.URL, r feed.Request) (*url.URL, e
 	}
 	if at.Scheme == "https" && to.Scheme == "http" {
 		return nil, feed.NewFault(fmt.Errorf("%s: redirect from https to %s: %w", redact(at.String()), redact(to.String()), feed.ErrUntrusted),
-			"H-507", "host", at.Hostname(), "to", redact(to.String()))
+			"H-507", "feed", feedName, "host", at.Hostname(), "to", redact(to.String()))
 	}
 	io.CopyN(io.Discard, a.Body, 4<<10)
 	a.Body.Close()
@@ -341,14 +341,14 @@ func (u *upstream) failure(ctx context.Context, feedName string, at *url.URL, er
 			issuer = ce.UnverifiedCertificates[0].Issuer.String()
 		}
 		return feed.NewFault(fmt.Errorf("%s: certificate by %s: %w: %w", at.Host, issuer, ce.Err, feed.ErrUntrusted),
-			"H-508", "feed", feedName, "host", at.Hostname(), "issuer", issuer)
+			"H-508", "feed", feedName, "host", at.Hostname(), "issuer", issuer, "detail", clip(ce.Err.Error(), 300))
 	}
 	return &again{err: unreachable(feedName, at.Hostname(), reason, err)}
 }
 
 func unreachable(feedName, host, reason string, err error) error {
 	return feed.NewFault(fmt.Errorf("%s: %w: %w", host, err, feed.ErrTransient),
-		"H-301", "feed", feedName, "host", host, "reason", reason)
+		"H-301", "feed", feedName, "host", host, "reason", reason, "detail", clip(reason+": "+err.Error(), 300))
 }
 
 // retryAfter reads the header in both of its forms (RFC 9110 §10.2.3). A date
