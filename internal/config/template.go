@@ -1,0 +1,122 @@
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/i18n"
+)
+
+// Template is the commented configuration that init writes: what each key
+// means and its default, with a block of every kind to uncomment.
+func Template(side, name string, kinds []feed.Kind, extra ...string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# Hashike の設定。「hashike check」で確かめてから使う。
+# Hashike configuration. Check it with "hashike check".
+
+schema = %d
+side = %q # 変更しない / do not change
+name = %q # 団体名 / organisation
+`, Schema, side, name)
+	if side == "inside" {
+		b.WriteString("zone = \"lgwan\" # \"lgwan\"（LGWAN接続系）または \"mynumber\"（マイナンバー利用事務系）\n")
+	}
+	table(&b, "[contact]", i18n.Contact{})
+	if side == "outside" {
+		table(&b, "[network]", Network{Proxy: "system", PerHost: 2})
+		table(&b, "[bundle]", Bundle{ExpiryDays: 45})
+	} else {
+		table(&b, "[rings]", Rings{Keep: 3})
+		b.WriteString("\n# 端末向けの口 / for terminals")
+		table(&b, "[[listen]]", Listen{Addr: ":8080", Page: true})
+		b.WriteString("\n# 管理画面（このパソコンだけ） / admin pages, this PC only")
+		table(&b, "[[listen]]", Listen{Addr: "127.0.0.1:8081", Admin: true})
+	}
+	for _, block := range extra {
+		b.WriteString("\n" + block)
+	}
+	b.WriteString("\n# 更新対象の見本。使うものの行頭の # を消す。\n# Samples: uncomment what you use.\n")
+	for _, k := range kinds {
+		b.WriteString("\n" + comment(FeedBlock(k.Name+"-1", k, nil)))
+	}
+	return b.String()
+}
+
+// FeedBlock is a feed's block with every key explained. A config given
+// replaces the kind's defaults.
+func FeedBlock(name string, k feed.Kind, cfg any) string {
+	var b strings.Builder
+	if cfg == nil {
+		cfg = k.Config()
+	}
+	fmt.Fprintf(&b, "# %s / %s\n[feed.%s]\nkind = %q\nevery = \"6h\"\n", k.Title.JA, k.Title.EN, name, k.Name)
+	keys(&b, reflect.Indirect(reflect.ValueOf(cfg)))
+	return b.String()
+}
+
+func comment(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		b.WriteString("# " + line)
+	}
+	return b.String()
+}
+
+func table(b *strings.Builder, head string, v any) {
+	fmt.Fprintf(b, "\n%s\n", head)
+	keys(b, reflect.ValueOf(v))
+}
+
+func keys(b *strings.Builder, v reflect.Value) {
+	t := v.Type()
+	for i := range t.NumField() {
+		key := t.Field(i).Tag.Get("toml")
+		if key == "" || key == "-" {
+			continue
+		}
+		if doc := t.Field(i).Tag.Get("doc"); doc != "" {
+			fmt.Fprintf(b, "# %s\n", doc)
+		}
+		fmt.Fprintf(b, "%s = %s\n", key, value(v.Field(i)))
+	}
+}
+
+func value(v reflect.Value) string {
+	if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+		text, _ := m.MarshalText()
+		return quote(string(text))
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return quote(v.String())
+	case reflect.Bool:
+		return strconv.FormatBool(v.Bool())
+	case reflect.Int, reflect.Int64, reflect.Int32:
+		return strconv.FormatInt(v.Int(), 10)
+	case reflect.Float64:
+		return strconv.FormatFloat(v.Float(), 'f', 1, 64)
+	case reflect.Slice:
+		var parts []string
+		for i := range v.Len() {
+			parts = append(parts, value(v.Index(i)))
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	case reflect.Map:
+		var parts []string
+		for it := v.MapRange(); it.Next(); {
+			parts = append(parts, fmt.Sprintf("%s = %s", it.Key(), value(it.Value())))
+		}
+		return "{ " + strings.Join(parts, ", ") + " }"
+	}
+	panic("config: a kind's config has a field of kind " + v.Kind().String())
+}
+
+// quote writes a TOML basic string.
+func quote(s string) string {
+	r := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\r", `\r`)
+	return `"` + r.Replace(s) + `"`
+}
