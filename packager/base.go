@@ -129,3 +129,11 @@ func reserve(db *state.DB, now time.Time) (counter, error) {
 	})
 	return c, err
 }
+
+// PackedAs returns what the bundle of this number carried; false if this
+// outside never packed it.
+func PackedAs(tx state.Tx, number uint64) (Packed, bool, error) {
+	var p Packed
+	ok, err := tx.Get(bucketPacked, numberKey(number), &p)
+	return p, ok, err
+}

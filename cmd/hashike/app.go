@@ -300,6 +300,10 @@ func (a *app) report(err error) int {
 		fmt.Fprintln(a.err, a.cat.T("interrupted"))
 		return exitOther
 	}
+	var told toldError
+	if errors.As(err, &told) {
+		return exit
+	}
 	found := faults(err)
 	if code == "H-801" || len(found) == 0 { // a full disk says so, whatever it interrupted
 		found = []*feed.Fault{{Code: code, Err: err, Args: map[string]string{"file": "", "feed": ""}}}
@@ -324,6 +328,9 @@ func (a *app) shown(args map[string]string) map[string]string {
 	for k, v := range args {
 		if t, err := time.Parse(time.RFC3339, v); err == nil {
 			args[k] = i18n.Date(t, a.cat.Language())
+		}
+		if k == "number" && args["bundle"] == "" {
+			args["bundle"] = v
 		}
 		if k == "strength" || k == "floor" {
 			if t := a.cat.T("strength." + v); !strings.HasPrefix(t, "strength.") {

@@ -19,8 +19,9 @@ import (
 	"github.com/hashike/hashike/internal/config"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/mirror"
-	"github.com/hashike/hashike/mirror/web"
+	//	"github.com/hashike/hashike/mirror/web"
 	"github.com/hashike/hashike/packager"
 )
 
@@ -76,12 +77,21 @@ func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) 
 	for _, f := range s.cfg.Feeds {
 		setups[f.Name] = f
 	}
-	report, err := mirror.Import(ctx, mirror.ImportOptions{Data: s.dir, DB: s.db, Store: s.store, Feeds: setups, Verify: s.verify,
+	report, err := mirror.Import(ctx, mirror.ImportOptions{Data: s.dir, DB: s.db, Store: s.store, Feeds: setups, Verify: s.verifyInside,
 		Clock: s.clock, Log: s.log, Who: who(),
 		Progress: func(p packager.Progress) { bar.step(s.cat.T("stage."+p.Stage), p.Done, p.Total) }}, dirs)
 	bar.done()
 	s.printImport(report, out)
 	return err
+}
+
+// maxShown is how many missing files a screen names; the report has them all.
+const maxShown = 20
+
+// verifyInside is verify in the words of the import engine.
+func (s *station) verifyInside(ctx context.Context, setup feed.Setup, c feed.Content, prev state.FeedState) (mirror.Verdict, error) {
+	v, err := s.verify(ctx, setup, c, prev)
+	return mirror.Verdict{Withheld: v.Withheld, Marks: v.Marks, Weakest: v.Weakest}, err
 }
 
 func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
@@ -91,10 +101,19 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 	lang := s.cat.Language()
 	fmt.Fprintln(out, s.cat.T("import.bundle", r.Set.Number, i18n.Date(r.Set.Created, lang)))
 	for _, f := range r.Feeds {
-		fmt.Fprintln(out, "  "+s.cat.T("import."+f.Result(), f.Feed, f.Serial))
-		if f.Paste != "" {
+		fmt.Fprintln(out, "  "+s.cat.T("import."+string(f.Outcome), f.Feed, f.Serial))
+		for i, name := range f.Names {
+			if i == maxShown {
+				break
+			}
+			fmt.Fprintln(out, "    "+s.cat.T("import.missing", name))
+		}
+		if f.Missing > maxShown {
+			fmt.Fprintln(out, "    "+s.cat.T("import.more", f.Missing-maxShown))
+		}
+		if f.Config != "" {
 			fmt.Fprintln(out, s.cat.T("import.paste", s.cfg.Path))
-			fmt.Fprintln(out, f.Paste)
+			fmt.Fprintln(out, f.Config)
 		}
 	}
 	for _, name := range r.Foreign {
@@ -230,7 +249,7 @@ func (s *station) server(addrs []string) (*mirror.Server, error) {
 		return nil, err
 	}
 	o := mirror.ServerOptions{Data: s.dir, Store: s.store, Feeds: s.cfg.Feeds, Rings: r, Base: s.cfg.Base, Clock: s.now, Log: s.log,
-		Side: feed.Text{JA: s.sideIn("ja"), EN: s.sideIn("en")}, Contact: contact(s.cfg.Contact), Pages: web.Pages}
+		Side: feed.Text{JA: s.sideIn("ja"), EN: s.sideIn("en")}, Contact: contact(s.cfg.Contact), Pages: nil}
 	for _, l := range s.cfg.Listen {
 		o.Hosts = append(o.Hosts, l.Names...)
 		if len(addrs) > 0 && !l.Admin {

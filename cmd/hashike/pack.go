@@ -78,7 +78,7 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	fmt.Fprintln(out, s.cat.T("pack.done", r.Number, to, r.Blobs, bytesText(r.BlobBytes), r.Known))
 	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
 	if r.RootWarns != 0 {
-		fmt.Fprintln(out, s.cat.T("keys.expiry", "root", i18n.Date(r.RootEnds, lang)))
+		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, lang)))
 	}
 	return nil
 }

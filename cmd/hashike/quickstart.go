@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hashike/hashike/internal/config"
+	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/apt"
 	"github.com/hashike/hashike/internal/i18n"
@@ -164,14 +165,18 @@ func (q *quick) setUp() ([]string, error) {
 	}
 	fmt.Fprint(q.out, indent(sheet))
 	if p := aptProxy(); p != "" {
-		if err := setProxy(state.Dir(o.data).Config(), p); err != nil {
+		if err := setKey(state.Dir(o.data).Config(), `proxy = "system"`, fmt.Sprintf("proxy = %q", p)); err != nil {
 			return nil, err
 		}
 	}
 	q.say("quick.inside", filepath.Join(q.dir, inside))
 	i := q.side(inside)
 	medium := filepath.Join(state.Dir(o.data).Outbox(), "setup-1")
-	return names, i.initInside(state.Dir(i.data), medium, fingerprintOn(sheet), q.cat.T("quick.name"), blocks...)
+	if err := i.initInside(state.Dir(i.data), medium, fingerprintOn(sheet), q.cat.T("quick.name"), blocks...); err != nil {
+		return nil, err
+	}
+	// A trial must not stumble over a port that something else uses.
+	return names, setKey(state.Dir(i.data).Config(), `addr = "127.0.0.1:8081"`, `addr = "127.0.0.1:0"`)
 }
 
 // fingerprintOn reads the digits off the set-up sheet, as a person would.
@@ -194,13 +199,13 @@ func indent(s string) string {
 	return "    " + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n    ") + "\n"
 }
 
-// setProxy writes the proxy of this machine's apt into a fresh configuration.
-func setProxy(path, proxy string) error {
+// setKey changes one line of a fresh configuration.
+func setKey(path, old, line string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(strings.Replace(string(b), `proxy = "system"`, fmt.Sprintf("proxy = %q", proxy), 1)), 0o600)
+	return durable.WriteFile(path, []byte(strings.Replace(string(b), old, line, 1)))
 }
 
 // blocks are the feeds of this machine's own apt sources.

@@ -64,13 +64,20 @@ func (a *app) initCommand() *cobra.Command {
 // resume, a rebuilt outside takes over keys/ and trust/ of the lost one, which
 // the operator has put back from the sealed copy.
 func (a *app) initOutside(dir state.Dir, site int, name string, resume bool, blocks ...string) (string, error) {
-	if err := a.make(dir, outside, 0, name, blocks...); err != nil {
+	if err := a.lay(dir, outside, name, blocks...); err != nil {
 		return "", err
 	}
 	if !resume {
 		if err := packager.CreateKeys(dir, a.clock()); err != nil {
 			return "", err
 		}
+	}
+	db := state.At(dir, "init")
+	if err := db.Create(outside, 0); err != nil {
+		return "", err
+	}
+	if err := a.born(db, outside, 0); err != nil {
+		return "", err
 	}
 	return a.setupMedium(dir, site)
 }
@@ -111,28 +118,28 @@ func copyProgram(medium string) error {
 }
 
 // initInside makes an inside's data directory from the set-up medium, whose
-// fingerprint a person reads off the paper sheet.
+// fingerprint a person reads off the paper sheet. The database comes last, so
+// that a refused or interrupted set-up leaves nothing that another command
+// would take for an inside.
 func (a *app) initInside(dir state.Dir, setup, fingerprint, name string, blocks ...string) error {
-	if st, err := os.Stat(setup); err == nil && st.IsDir() {
-		setup = filepath.Join(setup, packager.SetupName)
+	if err := a.lay(dir, inside, name, blocks...); err != nil {
+		return err
 	}
-	site, err := packager.CheckSetup(setup, fingerprint)
+	if err := packager.Pair(dir, setup, fingerprint); err != nil {
+		return err
+	}
+	db := state.At(dir, "init")
+	_, site, err := db.Identity()
 	if err != nil {
 		return err
 	}
-	if err := a.make(dir, inside, site, name, blocks...); err != nil {
-		return err
-	}
-	if err := packager.Pair(dir, state.At(dir, "init"), setup, fingerprint); err != nil {
-		return err
-	}
 	fmt.Fprintln(a.err, a.cat.T("init.inside", site, string(dir)))
-	return nil
+	return a.born(db, inside, site)
 }
 
-// make lays out a data directory with a commented configuration. A directory
-// that holds another side's data or a database is refused.
-func (a *app) make(dir state.Dir, side string, site int, name string, blocks ...string) error {
+// lay makes the directories and the commented configuration. A directory that
+// is set up already is refused.
+func (a *app) lay(dir state.Dir, side, name string, blocks ...string) error {
 	if _, err := os.Stat(dir.DB()); err == nil {
 		return feed.NewFault(fmt.Errorf("%s is already set up: %w", dir, feed.ErrConfig), "H-202", "file", string(dir), "detail", a.cat.T("init.exists"))
 	}
@@ -142,14 +149,13 @@ func (a *app) make(dir state.Dir, side string, site int, name string, blocks ...
 		}
 	}
 	if _, err := os.Stat(dir.Config()); errors.Is(err, fs.ErrNotExist) {
-		if err := durable.WriteFile(dir.Config(), []byte(config.Template(side, name, a.kinds, blocks...))); err != nil {
-			return err
-		}
+		return durable.WriteFile(dir.Config(), []byte(config.Template(side, name, a.kinds, blocks...)))
 	}
-	db := state.At(dir, "init")
-	if err := db.Create(side, site); err != nil {
-		return err
-	}
+	return nil
+}
+
+// born begins the audit log.
+func (a *app) born(db *state.DB, side string, site int) error {
 	return db.Update(func(tx state.Tx) error {
 		return tx.Audit(state.Record{Time: a.clock(), Who: who(), What: "init", Result: "ok", Detail: map[string]string{"side": side, "site": fmt.Sprint(site)}})
 	})

@@ -313,11 +313,12 @@ func (s *station) printKeys(out io.Writer) error {
 		return err
 	}
 	lang := s.cat.Language()
-	for _, k := range e {
-		fmt.Fprintln(out, s.cat.T("keys.expiry", k.Role, i18n.Date(k.Expires, lang)))
-		if k.Warn > 0 {
-			fmt.Fprintln(out, "  "+s.cat.T("keys.warn", k.Warn))
-		}
+	fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(e.Root, lang)))
+	switch {
+	case e.Warning < 0:
+		fmt.Fprintln(out, "  "+s.cat.T("keys.ended"))
+	case e.Warning > 0:
+		fmt.Fprintln(out, "  "+s.cat.T("keys.warn", e.Warning))
 	}
 	seen := map[string]bool{}
 	for _, f := range s.cfg.Feeds {
