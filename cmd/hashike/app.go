@@ -44,18 +44,21 @@ type app struct {
 
 // run is the whole command; it returns the exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) int {
-	a := &app{in: in, out: out, err: errw, kinds: all.Kinds(), clock: time.Now, lang: langOf(args)}
-	var err error
-	if a.cat, err = i18n.Load(i18n.Lang(a.lang), i18n.Contact{}); err != nil {
-		fmt.Fprintln(errw, err)
-		return 1
-	}
+	a := newApp(in, out, errw, langOf(args))
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
 	return a.report(root.ExecuteContext(ctx))
+}
+
+func newApp(in io.Reader, out, errw io.Writer, lang string) *app {
+	cat, err := i18n.Load(i18n.Lang(lang), i18n.Contact{})
+	if err != nil {
+		panic(err) // the catalogue is part of the program; a test reads it
+	}
+	return &app{in: in, out: out, err: errw, kinds: all.Kinds(), clock: time.Now, lang: lang, cat: cat}
 }
 
 // langOf finds --lang before the flags are parsed: the help texts need it.
