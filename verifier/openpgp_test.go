@@ -230,7 +230,7 @@ func TestWeakAndExpired(t *testing.T) {
 	}
 }
 
-func clear(t *testing.T, e *openpgp.Entity, text string, at time.Time) string {
+func clearSign(t *testing.T, e *openpgp.Entity, text string, at time.Time) string {
 	t.Helper()
 	var b bytes.Buffer
 	w, err := clearsign.Encode(&b, e.PrivateKey, config(at))
@@ -249,7 +249,7 @@ func TestClearSignedTricks(t *testing.T) {
 	e := entity(t, config(made))
 	anchors := []feed.Anchor{pgpAnchor("a", public(t, e))}
 	text := "Origin: X\n- dash\n-----BEGIN X-----\nBlanks:  \t\n\nlast"
-	doc := clear(t, e, text, made)
+	doc := clearSign(t, e, text, made)
 	got, _, err := OpenPGPClear([]byte(doc), trustAt(testNow), anchors)
 	if err != nil {
 		t.Fatal(err)
@@ -287,7 +287,7 @@ func TestClearSignedBitFlips(t *testing.T) {
 	made := testNow.AddDate(-1, 0, 0)
 	e := entity(t, config(made))
 	anchors := []feed.Anchor{pgpAnchor("a", public(t, e))}
-	doc := []byte(clear(t, e, "Origin: X\nSHA256:\n 00ff 12 main\n", made))
+	doc := []byte(clearSign(t, e, "Origin: X\nSHA256:\n 00ff 12 main\n", made))
 	want, _, err := OpenPGPClear(doc, trustAt(testNow), anchors)
 	if err != nil {
 		t.Fatal(err)
