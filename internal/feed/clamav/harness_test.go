@@ -1,0 +1,299 @@
+package clamav
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/verifier"
+)
+
+var taken = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+
+// clamFile returns one of the ClamAV project's own test files: from the sample
+// collection, or from a directory of Debian's clamav source package.
+func clamFile(t testing.TB, name string) []byte {
+	t.Helper()
+	dir := os.Getenv("HASHIKE_CLAMAV_TESTFILES")
+	if samples := os.Getenv("HASHIKE_SAMPLES"); samples != "" {
+		dir = filepath.Join(samples, "clamav", "freshclam_testfiles")
+	}
+	if dir == "" {
+		missing(t, "neither HASHIKE_SAMPLES nor HASHIKE_CLAMAV_TESTFILES is set")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		missing(t, err.Error())
+	}
+	return b
+}
+
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("HASHIKE_CI") == "1" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// spoolOf makes a spool directory of vendor files.
+func spoolOf(t testing.TB, names ...string) fstest.MapFS {
+	t.Helper()
+	fsys := fstest.MapFS{}
+	for _, n := range names {
+		put(t, fsys, n, n)
+	}
+	return fsys
+}
+
+// put places the vendor's file under a name; "test-6.cvd" as "test.cvd".
+func put(t testing.TB, fsys fstest.MapFS, name, from string) {
+	t.Helper()
+	fsys[name] = &fstest.MapFile{Data: clamFile(t, from), Mode: 0o644, ModTime: taken}
+}
+
+func version(t testing.TB, fsys fstest.MapFS, n int) {
+	t.Helper()
+	put(t, fsys, "test.cvd", "test-"+strconv.Itoa(n)+".cvd")
+}
+
+// snapshot is a Content in memory.
+type snapshot struct {
+	header    feed.Header
+	artifacts map[string]feed.Artifact
+	blobs     map[feed.Digest][]byte
+	imported  time.Time
+}
+
+func (s *snapshot) Header() feed.Header { return s.header }
+func (s *snapshot) Lookup(p string) (feed.Artifact, bool) {
+	a, ok := s.artifacts[p]
+	return a, ok
+}
+func (s *snapshot) Artifacts() iter.Seq2[feed.Artifact, error] {
+	return func(yield func(feed.Artifact, error) bool) {
+		for _, p := range slices.Sorted(maps.Keys(s.artifacts)) {
+			if !yield(s.artifacts[p], nil) {
+				return
+			}
+		}
+	}
+}
+func (s *snapshot) Open(p string) (fs.File, error) {
+	a, ok := s.artifacts[p]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return fstest.MapFS{p: &fstest.MapFile{Data: s.blobs[a.Digest], ModTime: s.imported}}.Open(p)
+}
+func (s *snapshot) paths() []string { return slices.Sorted(maps.Keys(s.artifacts)) }
+
+type blob []byte
+
+func (b blob) Size() int64                             { return int64(len(b)) }
+func (b blob) Digest() feed.Digest                     { return feed.DigestOf(b) }
+func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(b).ReadAt(p, off) }
+
+// outside is an Upstream and a Sink in memory.
+type outside struct {
+	spool    fs.FS
+	http     *http.Client
+	blobs    map[feed.Digest][]byte
+	next     *snapshot
+	requests []string
+	puts     []string
+	onPut    func(name string)
+}
+
+func newOutside(spool fs.FS) *outside {
+	return &outside{spool: spool, blobs: map[feed.Digest][]byte{}, http: http.DefaultClient}
+}
+
+func (o *outside) Dir(name string) (fs.FS, error) {
+	if name != "spool" || o.spool == nil {
+		return nil, fs.ErrNotExist
+	}
+	return o.spool, nil
+}
+
+func (o *outside) get(r feed.Request) (*http.Response, []byte, error) {
+	u, _ := url.Parse(r.URL)
+	o.requests = append(o.requests, u.Path)
+	req, err := http.NewRequest(http.MethodGet, r.URL, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	maps.Copy(req.Header, r.Header)
+	res, err := o.http.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode >= 300 {
+		return nil, nil, &feed.StatusError{URL: r.URL, Status: res.StatusCode}
+	}
+	b, err := io.ReadAll(io.LimitReader(res.Body, r.Limit+1))
+	if int64(len(b)) > r.Limit {
+		err = feed.ErrUpstream
+	}
+	return res, b, err
+}
+
+func (o *outside) Do(_ context.Context, r feed.Request) (*feed.Response, error) {
+	res, b, err := o.get(r)
+	if err != nil {
+		return nil, err
+	}
+	return &feed.Response{Status: res.StatusCode, Header: res.Header, Body: b}, nil
+}
+
+func (o *outside) Load(_ context.Context, r feed.Request, _ feed.Want) (feed.Blob, error) {
+	_, b, err := o.get(r)
+	if err != nil {
+		return nil, err
+	}
+	o.blobs[feed.DigestOf(b)] = b
+	return blob(b), nil
+}
+
+func (o *outside) Put(_ context.Context, name string, r io.Reader) (feed.Blob, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	o.puts = append(o.puts, name)
+	o.blobs[feed.DigestOf(b)] = b
+	if o.onPut != nil {
+		o.onPut(name)
+	}
+	return blob(b), nil
+}
+
+func (o *outside) Add(a feed.Artifact) error {
+	b, ok := o.blobs[a.Digest]
+	if !ok {
+		return errors.New("added before it was stored: " + a.Path)
+	}
+	a.Size = int64(len(b))
+	o.next.artifacts[a.Path] = a
+	return nil
+}
+
+// fetch runs the kind once.
+func (o *outside) fetch(t testing.TB, f feed.Feed, prev *snapshot) (*snapshot, error) {
+	t.Helper()
+	o.requests, o.puts = nil, nil
+	o.next = &snapshot{artifacts: map[string]feed.Artifact{}, blobs: o.blobs, imported: taken,
+		header: feed.Header{Feed: "clamav", Kind: "clamav", Serial: 1, Taken: taken}}
+	var p feed.Content
+	if prev != nil {
+		p = prev
+		o.next.header.Serial = prev.header.Serial + 1
+	}
+	state, err := f.Fetch(t.Context(), o, p, o)
+	if err != nil {
+		return nil, err
+	}
+	o.next.header.State = state
+	return o.next, nil
+}
+
+// newKind makes the feed as a configuration would.
+func newKind(t testing.TB, set func(*Config)) feed.Feed {
+	t.Helper()
+	f, err := newFeed(func(into any) error {
+		c := into.(*Config)
+		c.Databases = []string{"test"}
+		if set != nil {
+			set(c)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// testTrust has the vendor's legacy keys and, for the detached signatures, the
+// root of the vendor's tests in place of the production one.
+func testTrust(t testing.TB) feed.Trust {
+	t.Helper()
+	tr := feed.Trust{At: taken}
+	for _, a := range verifier.ClamAVAnchors() {
+		if a.Use != "clamav-sign" {
+			tr.Anchors = append(tr.Anchors, a)
+		}
+	}
+	if dir := os.Getenv("HASHIKE_SAMPLES"); dir != "" {
+		b, err := os.ReadFile(filepath.Join(dir, "clamav", "certs", "clamav-unit-test-root.crt"))
+		if err != nil {
+			missing(t, err.Error())
+		}
+		tr.Anchors = append(tr.Anchors, feed.Anchor{Name: "test root", Use: "clamav-sign", Data: b})
+	}
+	return tr
+}
+
+// judge runs the engine over a snapshot.
+func judge(t testing.TB, f feed.Feed, s *snapshot, trust feed.Trust, marks map[string]int64) (verifier.Verdict, error) {
+	t.Helper()
+	return verifier.Run(context.Background(), verifier.Job{
+		Setup:   feed.Setup{Name: "clamav", Kind: Kind(), Feed: f},
+		Content: s, Trust: trust, Marks: marks, Policy: verifier.Policy{Floors: Kind().Floors},
+	})
+}
+
+// mirror serves whatever view is set.
+type mirror struct {
+	*httptest.Server
+	view     feed.View
+	ok       bool
+	requests []string
+}
+
+func newMirror(t testing.TB, f feed.Feed) *mirror {
+	t.Helper()
+	m := &mirror{}
+	h, err := f.Handler(feed.Serving{
+		Feed: "clamav", View: func(string) (feed.View, bool) { return m.view, m.ok },
+		Ring: func(*http.Request) string { return "all" }, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Server = httptest.NewServer(http.StripPrefix("/av/clamav", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.requests = append(m.requests, r.URL.Path) // freshclam asks one thing after the other
+		h.ServeHTTP(w, r)
+	})))
+	t.Cleanup(m.Close)
+	return m
+}
+
+func (m *mirror) base() *url.URL {
+	u, _ := url.Parse(m.URL + "/av/clamav/")
+	return u
+}
+
+func (m *mirror) publish(s *snapshot) {
+	if m.ok {
+		m.view.Older = append([]feed.Content{m.view.Content}, m.view.Older...)
+	}
+	m.view.Content, m.ok, m.requests = s, true, nil
+}
