@@ -5,15 +5,15 @@ package all
 import (
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/apt"
-//	"github.com/hashike/hashike/internal/feed/clamav"
-//	"github.com/hashike/hashike/internal/feed/tree"
+	"github.com/hashike/hashike/internal/feed/clamav"
+	"github.com/hashike/hashike/internal/feed/tree"
 )
 
 // Kinds is the table, in the order of the documentation.
 func Kinds() []feed.Kind {
 	return []feed.Kind{
 		apt.Kind(),
-//		clamav.Kind(),
-//		tree.Kind(),
+		clamav.Kind(),
+		tree.Kind(),
 	}
 }
