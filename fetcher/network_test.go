@@ -206,7 +206,7 @@ func TestAllowListAndRedirects(t *testing.T) {
 	}))
 	defer srv.Close()
 	o := newOutside(t)
-	fault := wantCode(t, o.ask(srv, "/away"), "H-607", feed.ErrHeld)
+	fault := wantCode(t, o.ask(srv, "/away"), "H-608", feed.ErrHeld)
 	if fault.Args["port"] != port(mustURL(other.URL)) {
 		t.Error(fault.Args)
 	}
@@ -227,7 +227,7 @@ func TestAllowListAndRedirects(t *testing.T) {
 	}))
 	defer tlsSrv.Close()
 	o.opt.Network.ExtraRoots = [][]byte{pemOf(tlsSrv.Certificate())}
-	wantCode(t, o.ask(tlsSrv, "/"), "H-507", feed.ErrUntrusted)
+	wantCode(t, o.ask(tlsSrv, "/"), "H-510", feed.ErrUntrusted)
 }
 
 func mustURL(s string) *url.URL {
@@ -262,7 +262,7 @@ func TestUnknownCertificate(t *testing.T) {
 	srv.Config.ErrorLog = nil
 	defer srv.Close()
 	o := newOutside(t)
-	fault := wantCode(t, o.ask(srv, "/"), "H-508", feed.ErrUntrusted)
+	fault := wantCode(t, o.ask(srv, "/"), "H-511", feed.ErrUntrusted)
 	if !strings.Contains(fault.Args["issuer"], "Acme") {
 		t.Error(fault.Args)
 	}
@@ -361,7 +361,7 @@ func TestInspectingProxy(t *testing.T) {
 	}
 	// Not trusted until the operator names its root.
 	_, err := o.fetcher().Run(t.Context(), s("vendor.example"))
-	if a := wantCode(t, err, "H-508", feed.ErrUntrusted).Args; !strings.Contains(a["issuer"], "Inspection Root") {
+	if a := wantCode(t, err, "H-511", feed.ErrUntrusted).Args; !strings.Contains(a["issuer"], "Inspection Root") {
 		t.Error(a)
 	}
 	o.opt.Network.ExtraRoots = [][]byte{pemOf(ca.cert)}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/cas"
+	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
 )
@@ -79,10 +80,15 @@ func (f *Fetcher) dropUnaccepted(name string, old state.FeedState) error {
 	serials, err := f.Store.Serials(name)
 	for _, n := range serials {
 		if n > old.Serial {
-			err = errors.Join(err, f.Store.DeleteSnapshot(name, n))
+			err = errors.Join(err, f.forget(name, n))
 		}
 	}
 	return err
+}
+
+// forget removes a snapshot without a verdict, and what the verifier wrote about it.
+func (f *Fetcher) forget(name string, serial uint64) error {
+	return errors.Join(f.Store.DeleteSnapshot(name, serial), durable.Remove(f.Data.Evidence(name, serial, "outside")))
 }
 
 // previous is the accepted snapshot, nil if there is none to build on.
@@ -189,7 +195,7 @@ func (f *Fetcher) judge(ctx context.Context, s feed.Setup, old state.FeedState, 
 	if err != nil {
 		err = fmt.Errorf("feed %s, snapshot %d: %w", s.Name, h.Serial, err)
 		if ctx.Err() != nil || !refuses(err) {
-			return errors.Join(err, f.Store.DeleteSnapshot(s.Name, h.Serial))
+			return errors.Join(err, f.forget(s.Name, h.Serial))
 		}
 		return errors.Join(err, f.quarantine(s.Name, snap, err))
 	}

@@ -202,7 +202,7 @@ func notAllowed(feedName string, at *url.URL, hop int) error {
 		what = "is where a redirect leads, but not among the feed's hosts"
 	}
 	return feed.NewFault(fmt.Errorf("host %s %s: %w", at.Host, what, feed.ErrHeld),
-		"H-607", "feed", feedName, "host", at.Hostname(), "port", port(at))
+		"H-608", "feed", feedName, "host", at.Hostname(), "port", port(at))
 }
 
 // hop sends one request to one host.
@@ -286,7 +286,7 @@ func (u *upstream) redirect(feedName string, a *answer, at *url.URL, r feed.Requ
 	}
 	if at.Scheme == "https" && to.Scheme == "http" {
 		return nil, feed.NewFault(fmt.Errorf("%s: redirect from https to %s: %w", redact(at.String()), redact(to.String()), feed.ErrUntrusted),
-			"H-507", "feed", feedName, "host", at.Hostname(), "to", redact(to.String()))
+			"H-510", "feed", feedName, "host", at.Hostname(), "to", redact(to.String()))
 	}
 	io.CopyN(io.Discard, a.Body, 4<<10)
 	a.Body.Close()
@@ -341,7 +341,7 @@ func (u *upstream) failure(ctx context.Context, feedName string, at *url.URL, er
 			issuer = ce.UnverifiedCertificates[0].Issuer.String()
 		}
 		return feed.NewFault(fmt.Errorf("%s: certificate by %s: %w: %w", at.Host, issuer, ce.Err, feed.ErrUntrusted),
-			"H-508", "feed", feedName, "host", at.Hostname(), "issuer", issuer, "detail", clip(ce.Err.Error(), 300))
+			"H-511", "feed", feedName, "host", at.Hostname(), "issuer", issuer, "detail", clip(ce.Err.Error(), 300))
 	}
 	return &again{err: unreachable(feedName, at.Hostname(), reason, err)}
 }
