@@ -117,7 +117,7 @@ func TestTopLevel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{".ci", ".git", "bench", "cmd", "docs", "fetcher", "internal", "mirror", "packager", "testdata", "verifier"}
+	want := []string{".cache", ".ci", ".git", "bench", "cmd", "docs", "fetcher", "internal", "mirror", "packager", "testdata", "verifier"}
 	for _, e := range ents {
 		if e.IsDir() && !slices.Contains(want, e.Name()) {
 			t.Errorf("folder %s is not part of the design", e.Name())

@@ -70,6 +70,7 @@ type File struct {
 	Side    string
 	Name    string // of this organisation, for pages and sheets
 	Zone    string // "lgwan" or "mynumber": which inside
+	Base    string // how terminals reach this mirror: "http://hashike.town.example:8080"
 	Contact i18n.Contact
 	Network Network
 	Bundle  Bundle
@@ -83,6 +84,7 @@ type raw struct {
 	Side    string                    `toml:"side"`
 	Name    string                    `toml:"name"`
 	Zone    string                    `toml:"zone"`
+	Base    string                    `toml:"base"`
 	Contact i18n.Contact              `toml:"contact"`
 	Network Network                   `toml:"network"`
 	Bundle  Bundle                    `toml:"bundle"`
@@ -119,7 +121,7 @@ func Parse(path, text string, kinds []feed.Kind) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Path: path, Side: r.Side, Name: r.Name, Zone: r.Zone, Contact: r.Contact, Network: r.Network, Bundle: r.Bundle, Rings: r.Rings, Listen: r.Listen}
+	f := &File{Path: path, Side: r.Side, Name: r.Name, Zone: r.Zone, Base: r.Base, Contact: r.Contact, Network: r.Network, Bundle: r.Bundle, Rings: r.Rings, Listen: r.Listen}
 	// Feeds first: only then is every known key decoded and the rest unknown.
 	names := make([]string, 0, len(r.Feed))
 	for n := range r.Feed {
@@ -226,6 +228,9 @@ func (f *File) check() error {
 		if u, err := url.Parse(p); err != nil || u.Host == "" {
 			return fmt.Errorf("[network] proxy: system, none or a URL")
 		}
+	}
+	if u, err := url.Parse(f.Base); f.Base != "" && (err != nil || u.Host == "") {
+		return fmt.Errorf("base %q: a URL such as http://hashike.town.example:8080", f.Base)
 	}
 	for _, p := range f.Network.ExtraRoots {
 		if _, err := os.Stat(p); err != nil {

@@ -24,6 +24,7 @@ name = %q # 団体名 / organisation
 `, Schema, side, name)
 	if side == "inside" {
 		b.WriteString("zone = \"lgwan\" # \"lgwan\"（LGWAN接続系）または \"mynumber\"（マイナンバー利用事務系）\n")
+		b.WriteString("base = \"\" # 端末から見たこのサーバのURL（例 http://hashike.town.example:8080） / how terminals reach this mirror\n")
 	}
 	table(&b, "[contact]", i18n.Contact{})
 	if side == "outside" {

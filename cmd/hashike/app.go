@@ -1,0 +1,358 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/hashike/hashike/internal/cas"
+	"github.com/hashike/hashike/internal/config"
+	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/all"
+	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/state"
+)
+
+const (
+	outside = "outside"
+	inside  = "inside"
+)
+
+// app is one invocation of the command.
+type app struct {
+	data  string // --data
+	lang  string // --lang
+	in    io.Reader
+	out   io.Writer
+	err   io.Writer
+	cat   *i18n.Catalog
+	kinds []feed.Kind
+	clock func() time.Time
+}
+
+// run is the whole command; it returns the exit code.
+func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) int {
+	a := newApp(in, out, errw, langOf(args))
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errw)
+	return a.report(root.ExecuteContext(ctx))
+}
+
+func newApp(in io.Reader, out, errw io.Writer, lang string) *app {
+	cat, err := i18n.Load(i18n.Lang(lang), i18n.Contact{})
+	if err != nil {
+		panic(err) // the catalogue is part of the program; a test reads it
+	}
+	return &app{in: in, out: out, err: errw, kinds: all.Kinds(), clock: time.Now, lang: lang, cat: cat}
+}
+
+// langOf finds --lang before the flags are parsed: the help texts need it.
+func langOf(args []string) string {
+	for i, v := range args {
+		if s, ok := strings.CutPrefix(v, "--lang="); ok {
+			return s
+		}
+		if v == "--lang" && i+1 < len(args) {
+			return args[i+1]
+		}
+	}
+	return ""
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{Use: "hashike", Short: a.cat.T("cmd.root"), SilenceErrors: true, SilenceUsage: true}
+	root.PersistentFlags().StringVar(&a.data, "data", defaultData(), a.cat.T("flag.data"))
+	root.PersistentFlags().StringVar(&a.lang, "lang", a.lang, a.cat.T("flag.lang"))
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(a.initCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.importCommand(), a.publishCommand(),
+		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.originCommand(),
+		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.quickstartCommand(), a.versionCommand())
+	for _, c := range root.Commands() {
+		if c.Args == nil {
+			c.Args = cobra.NoArgs
+		}
+		if args := c.Args; args != nil {
+			c.Args = func(c *cobra.Command, v []string) error {
+				if err := args(c, v); err != nil {
+					return usageError{err}
+				}
+				return nil
+			}
+		}
+	}
+	return root
+}
+
+type usageError struct{ error }
+
+// defaultData is where a service keeps its data when --data is not given.
+func defaultData() string {
+	if d := os.Getenv("HASHIKE_DATA"); d != "" {
+		return d
+	}
+	if runtime.GOOS == "windows" {
+		return filepath.Join(os.Getenv("ProgramData"), "Hashike")
+	}
+	return "/var/lib/hashike"
+}
+
+// station is an opened data directory.
+type station struct {
+	*app
+	side  string
+	site  int
+	dir   state.Dir
+	db    *state.DB
+	cfg   *config.File
+	store *cas.Store
+	log   *slog.Logger
+	floor time.Time
+}
+
+// open opens the data directory for a command of the given side ("" is
+// either), prints the side to stderr, and refuses the other side's.
+func (a *app) open(command, side string) (*station, error) {
+	dir, err := filepath.Abs(a.data)
+	if err != nil {
+		return nil, err
+	}
+	s := &station{app: a, dir: state.Dir(dir), db: state.At(state.Dir(dir), command)}
+	if _, err := os.Stat(s.dir.DB()); err != nil {
+		return nil, feed.NewFault(fmt.Errorf("%s: %w: %w", dir, err, feed.ErrConfig), "H-203", "dir", dir)
+	}
+	if s.side, s.site, err = s.db.Identity(); err != nil {
+		return nil, err
+	}
+	if side != "" && s.side != side {
+		fmt.Fprintln(a.err, a.cat.T("side."+s.side))
+		return nil, feed.NewFault(fmt.Errorf("%s on the %s: %w", command, s.side, feed.ErrWrongSide), "H-201",
+			"command", command, "side", a.cat.T("side."+s.side), "other", a.cat.T("side."+side))
+	}
+	if s.cfg, err = config.Load(s.dir.Config(), a.kinds); err != nil {
+		return nil, err
+	}
+	if s.cfg.Side != s.side {
+		return nil, feed.NewFault(fmt.Errorf("%s says side %q, the data is of the %s: %w", s.dir.Config(), s.cfg.Side, s.side, feed.ErrConfig),
+			"H-202", "file", s.dir.Config(), "detail", "side = "+s.cfg.Side)
+	}
+	if a.cat, err = i18n.Load(a.cat.Language(), s.cfg.Contact); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(a.err, s.banner())
+	if err := s.db.View(func(tx state.Tx) (err error) { s.floor, err = tx.Floor(); return err }); err != nil {
+		return nil, err
+	}
+	s.log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	s.store, err = cas.Open(dir, s.now)
+	return s, err
+}
+
+// banner names the side and the network: every screen begins with it.
+func (s *station) banner() string {
+	key := "side." + s.side
+	if s.side == inside && s.cfg.Zone == "mynumber" {
+		key = "side.mynumber"
+	}
+	line := s.cat.T(key)
+	if s.cfg.Name != "" {
+		line += "　" + s.cfg.Name
+	}
+	return line
+}
+
+// now is the reference time: never before the newest signed time accepted.
+func (s *station) now() time.Time {
+	if now := s.clock(); now.After(s.floor) {
+		return now
+	}
+	return s.floor
+}
+
+func (s *station) close() {
+	if s.store != nil {
+		s.store.Close()
+	}
+}
+
+// with opens the data directory, runs f and closes it.
+func (a *app) with(command, side string, f func(*station) error) error {
+	s, err := a.open(command, side)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return f(s)
+}
+
+// who is the OS account, for the audit log.
+func who() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "unknown"
+}
+
+// audit records one act that needs no other change of state.
+func (s *station) audit(what string, err error, detail map[string]string) error {
+	result := "ok"
+	if err != nil {
+		result = err.Error()
+	}
+	return s.db.Update(func(tx state.Tx) error {
+		return tx.Audit(state.Record{Time: s.clock(), Floor: s.floor, Who: who(), What: what, Result: result, Detail: detail})
+	})
+}
+
+// terminal reports whether a person is watching: only then is there progress.
+func (a *app) terminal() bool {
+	f, ok := a.err.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Exit codes by class of error; documented in README.md.
+const (
+	exitOther     = 1
+	exitConfig    = 2
+	exitTransient = 3
+	exitUpstream  = 4
+	exitUntrusted = 5
+	exitHeld      = 6
+	exitDamaged   = 7
+	exitMachine   = 8
+)
+
+// class maps an error to its exit code and, for one without a message of its
+// own, the message that says it.
+func class(err error) (exit int, code string) {
+	var usage usageError
+	switch {
+	case durable.IsFull(err):
+		return exitMachine, "H-801"
+	case errors.Is(err, state.ErrBusy):
+		return exitMachine, "H-804"
+	case errors.As(err, &usage), errors.Is(err, feed.ErrWrongSide):
+		return exitConfig, "H-202"
+	case errors.Is(err, feed.ErrRollback):
+		return exitUntrusted, "H-505"
+	case errors.Is(err, feed.ErrUntrusted):
+		return exitUntrusted, "H-502"
+	case errors.Is(err, feed.ErrDamaged):
+		return exitDamaged, "H-702"
+	case errors.Is(err, feed.ErrHeld):
+		return exitHeld, "H-601"
+	case errors.Is(err, feed.ErrUpstream):
+		return exitUpstream, "H-401"
+	case errors.Is(err, feed.ErrTransient):
+		return exitTransient, "H-301"
+	case errors.Is(err, feed.ErrConfig):
+		return exitConfig, "H-202"
+	}
+	return exitOther, "H-901"
+}
+
+// faults lists every message within an error: one failing feed among three is
+// one message among three.
+func faults(err error) []*feed.Fault {
+	if err == nil {
+		return nil
+	}
+	if f, ok := err.(*feed.Fault); ok {
+		return []*feed.Fault{f}
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
+		var out []*feed.Fault
+		for _, sub := range e.Unwrap() {
+			out = append(out, faults(sub)...)
+		}
+		return out
+	case interface{ Unwrap() error }:
+		return faults(e.Unwrap())
+	}
+	return nil
+}
+
+// report shows an error as messages of the catalogue and returns the exit code.
+func (a *app) report(err error) int {
+	if err == nil {
+		return 0
+	}
+	exit, code := class(err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(a.err, "%s\n%s\n", usage.Error(), a.cat.T("see.help"))
+		return exit
+	}
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(a.err, a.cat.T("interrupted"))
+		return exitOther
+	}
+	var told toldError
+	if errors.As(err, &told) {
+		return exit
+	}
+	found := faults(err)
+	if code == "H-801" || len(found) == 0 { // a full disk says so, whatever it interrupted
+		found = []*feed.Fault{{Code: code, Err: err, Args: map[string]string{"file": "", "feed": ""}}}
+	}
+	for _, f := range found {
+		args := map[string]string{"detail": f.Err.Error()}
+		for k, v := range f.Args {
+			args[k] = v
+		}
+		if code == "H-801" {
+			if free, ferr := durable.Free(a.data); ferr == nil && args["free"] == "" {
+				args["free"] = bytesText(free)
+			}
+		}
+		fmt.Fprintln(a.err, a.cat.Render(f.Code, a.shown(args)))
+	}
+	return exit
+}
+
+// shown gives values their form for people: dates in JST, strengths in words.
+func (a *app) shown(args map[string]string) map[string]string {
+	for k, v := range args {
+		if t, err := time.Parse(time.RFC3339, v); err == nil {
+			args[k] = i18n.Date(t, a.cat.Language())
+		}
+		if k == "number" && args["bundle"] == "" {
+			args["bundle"] = v
+		}
+		if k == "strength" || k == "floor" {
+			if t := a.cat.T("strength." + v); !strings.HasPrefix(t, "strength.") {
+				args[k] = t
+			}
+		}
+	}
+	return args
+}
+
+// bytesText writes a size for people: 3.8 GB.
+func bytesText(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB"}
+	v, i := float64(n), 0
+	for v >= 1000 && i < len(units)-1 {
+		v, i = v/1000, i+1
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}

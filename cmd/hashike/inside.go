@@ -1,0 +1,374 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hashike/hashike/internal/config"
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/mirror"
+	//	"github.com/hashike/hashike/mirror/web"
+	"github.com/hashike/hashike/packager"
+)
+
+// rings turns the config's lists into networks and host names.
+func rings(c config.Rings) (mirror.Rings, error) {
+	members := func(list []string) (m mirror.Members, err error) {
+		for _, v := range list {
+			if _, perr := netip.ParseAddr(v); perr != nil && !strings.Contains(v, "/") {
+				m.Hosts = append(m.Hosts, v)
+				continue
+			}
+			nets, err := mirror.ParseNetworks([]string{v})
+			if err != nil {
+				return m, err
+			}
+			m.Networks = append(m.Networks, nets...)
+		}
+		return m, nil
+	}
+	test, err := members(c.Test)
+	if err != nil {
+		return mirror.Rings{}, err
+	}
+	pilot, err := members(c.Pilot)
+	return mirror.Rings{Test: test, Pilot: pilot}, err
+}
+
+func (s *station) publisher() (*mirror.Publisher, error) {
+	r, err := rings(s.cfg.Rings)
+	if err != nil {
+		return nil, err
+	}
+	return mirror.NewPublisher(mirror.Options{Data: s.dir, DB: s.db, Store: s.store, Feeds: s.cfg.Feeds, Clock: s.now, Rings: r,
+		Keep: s.cfg.Rings.Keep, Who: who(), Log: s.log}), nil
+}
+
+func (a *app) importCommand() *cobra.Command {
+	return &cobra.Command{Use: "import DIR…", Short: a.cat.T("cmd.import"), Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, dirs []string) error {
+			return a.with("import", inside, func(s *station) error {
+				if err := s.importDirs(c.Context(), dirs, a.out); err != nil {
+					return err
+				}
+				return s.advance(c.Context(), a.out)
+			})
+		}}
+}
+
+// importDirs imports one bundle from its volumes and says what happened to each feed.
+func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) error {
+	bar := s.progress()
+	setups := map[string]feed.Setup{}
+	for _, f := range s.cfg.Feeds {
+		setups[f.Name] = f
+	}
+	report, err := mirror.Import(ctx, mirror.ImportOptions{Data: s.dir, DB: s.db, Store: s.store, Feeds: setups, Verify: s.verifyInside,
+		Clock: s.clock, Log: s.log, Who: who(),
+		Progress: func(p packager.Progress) { bar.step(s.cat.T("stage."+p.Stage), p.Done, p.Total) }}, dirs)
+	bar.done()
+	s.printImport(report, out)
+	return err
+}
+
+// maxShown is how many missing files a screen names; the report has them all.
+const maxShown = 20
+
+// verifyInside is verify in the words of the import engine.
+func (s *station) verifyInside(ctx context.Context, setup feed.Setup, c feed.Content, prev state.FeedState) (mirror.Verdict, error) {
+	v, err := s.verify(ctx, setup, c, prev)
+	return mirror.Verdict{Withheld: v.Withheld, Marks: v.Marks, Weakest: v.Weakest}, err
+}
+
+func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
+	if r.Set.Number == 0 {
+		return
+	}
+	lang := s.cat.Language()
+	fmt.Fprintln(out, s.cat.T("import.bundle", r.Set.Number, i18n.Date(r.Set.Created, lang)))
+	for _, f := range r.Feeds {
+		fmt.Fprintln(out, "  "+s.cat.T("import."+string(f.Outcome), f.Feed, f.Serial))
+		for i, name := range f.Names {
+			if i == maxShown {
+				break
+			}
+			fmt.Fprintln(out, "    "+s.cat.T("import.missing", name))
+		}
+		if f.Missing > maxShown {
+			fmt.Fprintln(out, "    "+s.cat.T("import.more", f.Missing-maxShown))
+		}
+		if f.Config != "" {
+			fmt.Fprintln(out, s.cat.T("import.paste", s.cfg.Path))
+			fmt.Fprintln(out, f.Config)
+		}
+	}
+	for _, name := range r.Foreign {
+		fmt.Fprintln(out, "  "+s.cat.T("import.foreign", name))
+	}
+	for _, w := range r.Warnings {
+		s.app.report(w)
+	}
+}
+
+// advance publishes what is due by the rings' waits.
+func (s *station) advance(ctx context.Context, out io.Writer) error {
+	p, err := s.publisher()
+	if err != nil {
+		return err
+	}
+	gens, err := p.Advance(ctx, s.now())
+	s.printGenerations(gens, out)
+	return err
+}
+
+func (s *station) printGenerations(gens []mirror.Generation, out io.Writer) {
+	for _, g := range gens {
+		fmt.Fprintln(out, s.cat.T("publish.done", g.Feed, g.Serial, s.cat.T("ring."+g.Ring), g.Number))
+	}
+}
+
+func (a *app) publishCommand() *cobra.Command {
+	var o mirror.PublishOptions
+	var ring string
+	c := &cobra.Command{Use: "publish [FEED…]", Short: a.cat.T("cmd.publish"), Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, names []string) error {
+			return a.with("publish", inside, func(s *station) error {
+				if len(names) == 0 && !o.Now && o.Late == "" {
+					return s.advance(c.Context(), a.out)
+				}
+				setups, err := s.chosen(names)
+				if err != nil {
+					return err
+				}
+				return s.publish(c.Context(), setups, ring, o, a.out)
+			})
+		}}
+	c.Flags().BoolVar(&o.Now, "now", false, a.cat.T("flag.now"))
+	c.Flags().StringVar(&o.Late, "late", "", a.cat.T("flag.late"))
+	c.Flags().StringVar(&o.Reason, "reason", "", a.cat.T("flag.reason"))
+	c.Flags().StringVar(&ring, "ring", "", a.cat.T("flag.ring"))
+	c.Flags().Uint64Var(&o.Serial, "serial", 0, a.cat.T("flag.serial"))
+	return c
+}
+
+func (s *station) publish(ctx context.Context, setups []feed.Setup, ring string, o mirror.PublishOptions, out io.Writer) error {
+	p, err := s.publisher()
+	if err != nil {
+		return err
+	}
+	o.By = who()
+	var errs []error
+	for _, f := range setups {
+		gens, err := p.Publish(ctx, f.Name, ring, o)
+		s.printGenerations(gens, out)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) rollbackCommand() *cobra.Command {
+	var serial uint64
+	var reason string
+	c := &cobra.Command{Use: "rollback FEED", Short: a.cat.T("cmd.rollback"), Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with("rollback", inside, func(s *station) error {
+				if _, err := s.cfg.Feed(args[0]); err != nil {
+					return err
+				}
+				p, err := s.publisher()
+				if err != nil {
+					return err
+				}
+				gens, err := p.Rollback(c.Context(), args[0], serial, who(), reason)
+				s.printGenerations(gens, a.out)
+				return err
+			})
+		}}
+	c.Flags().Uint64Var(&serial, "serial", 0, a.cat.T("flag.serial"))
+	c.Flags().StringVar(&reason, "reason", "", a.cat.T("flag.reason"))
+	return c
+}
+
+func (a *app) withdrawCommand() *cobra.Command {
+	var reason, file string
+	c := &cobra.Command{Use: "withdraw FEED", Short: a.cat.T("cmd.withdraw"), Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with("withdraw", inside, func(s *station) error {
+				if _, err := s.cfg.Feed(args[0]); err != nil {
+					return err
+				}
+				p, err := s.publisher()
+				if err != nil {
+					return err
+				}
+				gens, took, err := p.Withdraw(c.Context(), args[0], file, who(), reason)
+				s.printGenerations(gens, a.out)
+				if err == nil {
+					fmt.Fprintln(a.out, a.cat.T("withdraw.took", len(took)))
+				}
+				for _, t := range took {
+					fmt.Fprintf(a.out, "  %s  %s  %s\n", i18n.Date(t.Time, a.cat.Language()), t.Terminal, t.Path)
+				}
+				return err
+			})
+		}}
+	c.Flags().StringVar(&reason, "reason", "", a.cat.T("flag.reason"))
+	c.Flags().StringVar(&file, "file", "", a.cat.T("flag.file"))
+	return c
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var listen []string
+	c := &cobra.Command{Use: "serve", Short: a.cat.T("cmd.serve"), RunE: func(c *cobra.Command, _ []string) error {
+		return a.with("serve", inside, func(s *station) error {
+			return s.serve(c.Context(), listen, nil)
+		})
+	}}
+	c.Flags().StringSliceVar(&listen, "listen", nil, a.cat.T("flag.listen"))
+	return c
+}
+
+// server builds the read path. addrs, if given, replace the config's terminal listeners.
+func (s *station) server(addrs []string) (*mirror.Server, error) {
+	r, err := rings(s.cfg.Rings)
+	if err != nil {
+		return nil, err
+	}
+	o := mirror.ServerOptions{Data: s.dir, Store: s.store, Feeds: s.cfg.Feeds, Rings: r, Base: s.cfg.Base, Clock: s.now, Log: s.log,
+		Side: feed.Text{JA: s.sideIn("ja"), EN: s.sideIn("en")}, Contact: contact(s.cfg.Contact), Pages: nil}
+	for _, l := range s.cfg.Listen {
+		o.Hosts = append(o.Hosts, l.Names...)
+		if len(addrs) > 0 && !l.Admin {
+			continue
+		}
+		o.Listen = append(o.Listen, mirror.Listen{Addr: l.Addr, Admin: l.Admin, TLS: l.TLS, Cert: l.Cert, Key: l.Key, Feeds: l.Feeds, Page: l.Page, Passwords: l.Login})
+	}
+	for i, addr := range addrs {
+		o.Listen = slices.Insert(o.Listen, i, mirror.Listen{Addr: addr, Page: true})
+	}
+	return mirror.NewServer(o)
+}
+
+func (s *station) sideIn(lang string) string {
+	c, err := i18n.Load(lang, s.cfg.Contact)
+	if err != nil {
+		return s.side
+	}
+	other := *s
+	app := *s.app
+	app.cat, other.app = c, &app
+	return other.banner()
+}
+
+func contact(c i18n.Contact) map[string]string {
+	return map[string]string{"info": c.Info, "approver": c.Approver, "incident": c.Incident, "cloud": c.Cloud, "maintainer": c.Maintainer}
+}
+
+// serve answers terminals until the context ends. ready gets the addresses.
+func (s *station) serve(ctx context.Context, addrs []string, ready func([]net.Addr)) error {
+	srv, err := s.server(addrs)
+	if err != nil {
+		return err
+	}
+	return srv.Run(ctx, func(at []net.Addr) {
+		for _, a := range at {
+			fmt.Fprintln(s.err, s.cat.T("serve.at", a.String()))
+		}
+		if ready != nil {
+			ready(at)
+		}
+	})
+}
+
+// watchInbox imports every complete bundle that appears in the inbox: a folder
+// that a gateway or a person fills. A folder is looked at when it has been
+// still for a while; it is never changed.
+func (s *station) watchInbox(ctx context.Context, still time.Duration) {
+	seen := map[string]string{}
+	for {
+		for _, dir := range s.inboxReady(seen, still) {
+			err := s.importDirs(ctx, []string{dir}, s.out)
+			if err == nil {
+				err = s.advance(ctx, s.out)
+			}
+			if err != nil && ctx.Err() == nil {
+				s.app.report(err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(still / 4):
+		}
+	}
+}
+
+// inboxReady lists the folders whose content has not changed for a while and
+// was not yet imported in this state. seen remembers both.
+func (s *station) inboxReady(seen map[string]string, still time.Duration) []string {
+	ents, err := os.ReadDir(s.dir.Inbox())
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range ents {
+		dir := filepath.Join(s.dir.Inbox(), e.Name())
+		if !e.IsDir() {
+			continue
+		}
+		stamp, newest := treeStamp(dir)
+		if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil || s.clock().Sub(newest) < still || seen[dir] == stamp {
+			continue
+		}
+		seen[dir] = stamp
+		out = append(out, dir)
+	}
+	return out
+}
+
+// treeStamp says what is in a folder: enough to see that it changed.
+func treeStamp(dir string) (stamp string, newest time.Time) {
+	var files, bytes int64
+	filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		if st, err := d.Info(); err == nil {
+			files, bytes = files+1, bytes+st.Size()
+			if st.ModTime().After(newest) {
+				newest = st.ModTime()
+			}
+		}
+		return nil
+	})
+	return fmt.Sprintf("%d %d %d", files, bytes, newest.UnixNano()), newest
+}
+
+// probe acts as a terminal against a running server.
+func probe(ctx context.Context, setup feed.Setup, c feed.Content, base string) ([]string, error) {
+	p, ok := setup.Feed.(feed.Prober)
+	if !ok {
+		return nil, nil
+	}
+	u, err := baseURL(base, setup)
+	if err != nil {
+		return nil, err
+	}
+	client := &http.Client{Timeout: time.Minute}
+	defer client.CloseIdleConnections()
+	return p.Probe(ctx, client.Do, c, u)
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hashike/hashike/fetcher"
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/state"
+)
+
+// fetcher builds the fetch engine of an outside.
+func (s *station) fetcher(progress func(fetcher.Event)) (*fetcher.Fetcher, error) {
+	n := fetcher.Network{Proxy: s.cfg.Network.Proxy, Allow: s.cfg.Network.Allow, PerHost: s.cfg.Network.PerHost,
+		RatePerHost: s.cfg.Network.Rate, UserAgent: "Hashike/" + version()}
+	for _, p := range s.cfg.Network.ExtraRoots {
+		pem, err := os.ReadFile(p)
+		if err != nil {
+			return nil, err
+		}
+		n.ExtraRoots = append(n.ExtraRoots, pem)
+	}
+	return fetcher.New(fetcher.Options{Data: s.dir, DB: s.db, Store: s.store, Network: n, Clock: s.clock, Log: s.log, Progress: progress, Who: who(),
+		Verify: func(ctx context.Context, setup feed.Setup, c feed.Content, prev state.FeedState) (fetcher.Verdict, error) {
+			v, err := s.verify(ctx, setup, c, prev)
+			return fetcher.Verdict{Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest}, err
+		}})
+}
+
+// chosen resolves feed names given on the command line; none is all.
+func (s *station) chosen(names []string) ([]feed.Setup, error) {
+	if len(names) == 0 {
+		return s.cfg.Feeds, nil
+	}
+	var out []feed.Setup
+	for _, n := range names {
+		f, err := s.cfg.Feed(n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+func (a *app) fetchCommand() *cobra.Command {
+	return &cobra.Command{Use: "fetch [FEED…]", Short: a.cat.T("cmd.fetch"), Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, names []string) error {
+			return a.with("fetch", outside, func(s *station) error {
+				setups, err := s.chosen(names)
+				if err != nil {
+					return err
+				}
+				return s.fetch(c.Context(), setups, a.out)
+			})
+		}}
+}
+
+// fetch runs the feeds once and prints a line for each.
+func (s *station) fetch(ctx context.Context, setups []feed.Setup, out io.Writer) error {
+	bar := s.progress()
+	f, err := s.fetcher(bar.fetch)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	results := f.RunAll(ctx, setups)
+	bar.done()
+	var errs []error
+	for _, r := range results {
+		switch {
+		case r.Err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", r.Feed, r.Err))
+			fmt.Fprintln(out, s.cat.T("fetch.failed", r.Feed))
+		case r.Unchanged:
+			fmt.Fprintln(out, s.cat.T("fetch.unchanged", r.Feed, r.Serial))
+		default:
+			fmt.Fprintln(out, s.cat.T("fetch.done", r.Feed, r.Serial, r.Artifacts, bytesText(r.Bytes), r.Withheld))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	var hosts bool
+	c := &cobra.Command{Use: "check", Short: a.cat.T("cmd.check"), RunE: func(*cobra.Command, []string) error {
+		return a.with("check", "", func(s *station) error {
+			if hosts {
+				if s.side != outside {
+					return feed.NewFault(feed.ErrWrongSide, "H-201", "command", "check --hosts", "side", a.cat.T("side."+s.side), "other", a.cat.T("side.outside"))
+				}
+				return s.printHosts(a.out)
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, a.cat.T("check.head"))
+			for _, f := range s.cfg.Feeds {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Name, f.Kind.Name, f.Every, f.Mount)
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, a.cat.T("check.ok", s.cfg.Path))
+			return nil
+		})
+	}}
+	c.Flags().BoolVar(&hosts, "hosts", false, a.cat.T("flag.hosts"))
+	return c
+}
+
+// printHosts prints the permission request for the security cloud.
+func (s *station) printHosts(out io.Writer) error {
+	fmt.Fprintln(out, s.cat.T("hosts.title"))
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, s.cat.T("hosts.head"))
+	for _, p := range fetcher.Hosts(s.cfg.Feeds) {
+		fmt.Fprintf(w, "%s\t%v\t%s\n", p.Host, p.Port, p.Feed)
+	}
+	for _, h := range s.cfg.Network.Allow {
+		fmt.Fprintf(w, "%s\t443\t%s\n", h, s.cat.T("hosts.allow"))
+	}
+	return w.Flush()
+}
+
+// orderCommand issues signed instructions (docs/design.md §5). They travel with
+// every bundle from now on.
+func (a *app) orderCommand() *cobra.Command {
+	var o feed.Order
+	var strength, until, anchorFile, use, keyID string
+	c := &cobra.Command{Use: "order trust|distrust|exception|allow-rollback|pull-back", Short: a.cat.T("cmd.order"),
+		Args: cobra.ExactArgs(1), ValidArgs: []string{"trust", "distrust", "exception", "allow-rollback", "pull-back"},
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with("order", outside, func(s *station) error {
+				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), who(), s.now()
+				if strength != "" {
+					if err := o.Strength.UnmarshalText([]byte(strength)); err != nil {
+						return err
+					}
+				}
+				if until != "" {
+					t, err := parseDay(until)
+					if err != nil {
+						return err
+					}
+					o.Until = t
+				}
+				if keyID != "" || o.Kind == feed.OrderDistrust {
+					o.Distrust = &feed.Distrust{KeyID: strings.ToUpper(keyID), Digest: o.Digest, Reason: o.Reason}
+				}
+				if anchorFile != "" {
+					b, err := os.ReadFile(anchorFile)
+					if err != nil {
+						return err
+					}
+					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: anchorFile}
+				}
+				return s.issue(o)
+			})
+		}}
+	f := c.Flags()
+	f.StringVar(&o.Feed, "feed", "", a.cat.T("flag.order.feed"))
+	f.StringVar((*string)(&o.Digest), "digest", "", a.cat.T("flag.order.digest"))
+	f.StringVar(&strength, "strength", "", a.cat.T("flag.order.strength"))
+	f.StringVar(&o.Reason, "reason", "", a.cat.T("flag.reason"))
+	f.StringVar(&o.Approver, "approver", "", a.cat.T("flag.approver"))
+	f.StringVar(&until, "until", "", a.cat.T("flag.until"))
+	f.StringVar(&anchorFile, "anchor", "", a.cat.T("flag.anchor"))
+	f.StringVar(&use, "use", "openpgp", a.cat.T("flag.use"))
+	f.StringVar(&keyID, "key", "", a.cat.T("flag.key"))
+	return c
+}
+
+// issue numbers an order, checks it and keeps it; pack signs it with the set.
+func (s *station) issue(o feed.Order) error {
+	err := s.db.Update(func(tx state.Tx) error {
+		orders, err := tx.Orders()
+		if err != nil {
+			return err
+		}
+		for _, old := range orders {
+			o.Number = max(o.Number, old.Number)
+		}
+		o.Number++
+		if err := o.Check(); err != nil {
+			return err
+		}
+		if o.Digest != "" {
+			if _, err := feed.ParseDigest(string(o.Digest)); err != nil {
+				return fmt.Errorf("%w: %w", err, feed.ErrConfig)
+			}
+		}
+		if err := tx.PutOrder(o); err != nil {
+			return err
+		}
+		return tx.Audit(state.Record{Time: s.clock(), Floor: s.floor, Who: who(), What: "order", Result: "ok",
+			Detail: map[string]string{"order": fmt.Sprint(o.Number), "kind": string(o.Kind), "feed": o.Feed, "reason": o.Reason, "approver": o.Approver}})
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(s.out, s.cat.T("order.issued", o.Number, string(o.Kind)))
+	if o.Kind == feed.OrderTrust {
+		fmt.Fprintf(s.out, "%s %s\n", o.Anchor.Name, feed.DigestOf(o.Anchor.Data))
+	}
+	return nil
+}

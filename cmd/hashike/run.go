@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hashike/hashike/internal/durable"
+)
+
+// Intervals of the daemon.
+const (
+	advanceEvery = time.Minute
+	scrubEvery   = 24 * time.Hour
+	inboxStill   = 20 * time.Second
+)
+
+func (a *app) runCommand() *cobra.Command {
+	return &cobra.Command{Use: "run", Short: a.cat.T("cmd.run"), RunE: func(c *cobra.Command, _ []string) error {
+		return a.with("run", "", func(s *station) error {
+			var err error
+			if s.side == outside {
+				err = s.runOutside(c.Context())
+			} else {
+				err = s.runInside(c.Context())
+			}
+			if errors.Is(err, context.Canceled) {
+				return nil // asked to stop
+			}
+			return err
+		})
+	}}
+}
+
+// runOutside fetches each feed on its schedule.
+func (s *station) runOutside(ctx context.Context) error {
+	f, err := s.fetcher(nil)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Schedule(ctx, s.cfg.Feeds)
+}
+
+// runInside serves, watches the inbox, publishes what is due and rereads the store.
+func (s *station) runInside(ctx context.Context) error {
+	if err := durable.Mkdir(s.dir.Inbox()); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.serve(ctx, nil, nil) })
+	g.Go(func() error { s.watchInbox(ctx, inboxStill); return nil })
+	g.Go(func() error { s.every(ctx, advanceEvery, func() error { return s.advance(ctx, s.out) }); return nil })
+	g.Go(func() error {
+		s.every(ctx, scrubEvery, func() error { return s.scrub(ctx, scrubShare, s.out) })
+		return nil
+	})
+	return g.Wait()
+}
+
+// every repeats f; what it meets is told, and does not end the service.
+func (s *station) every(ctx context.Context, d time.Duration, f func() error) {
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if err := f(); err != nil && ctx.Err() == nil {
+				s.app.report(err)
+			}
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/hashike/hashike/internal/config"
+	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/packager"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	var side, pair, name string
+	var site int
+	var resume bool
+	c := &cobra.Command{Use: "init --side outside|inside", Short: a.cat.T("cmd.init"), RunE: func(c *cobra.Command, _ []string) error {
+		dir, err := filepath.Abs(a.data)
+		if err != nil {
+			return err
+		}
+		switch {
+		case side == outside && pair == "":
+			sheet, err := a.initOutside(state.Dir(dir), site, name, resume)
+			if err != nil {
+				return err
+			}
+			fmt.Fprint(a.out, sheet)
+			return nil
+		case side == inside && pair != "" && !resume:
+			fmt.Fprint(a.err, a.cat.T("init.ask"))
+			digits, err := bufio.NewReader(a.in).ReadString('\n')
+			if err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+			return a.initInside(state.Dir(dir), pair, strings.TrimSpace(digits), name)
+		}
+		return usageError{errors.New(a.cat.T("init.usage"))}
+	}}
+	c.Flags().StringVar(&side, "side", "", a.cat.T("flag.side"))
+	c.Flags().StringVar(&pair, "pair", "", a.cat.T("flag.pair"))
+	c.Flags().StringVar(&name, "name", "", a.cat.T("flag.name"))
+	c.Flags().IntVar(&site, "site", 1, a.cat.T("flag.site"))
+	c.Flags().BoolVar(&resume, "resume", false, a.cat.T("flag.resume"))
+	return c
+}
+
+// initOutside makes an outside's data directory, its keys and the set-up
+// medium for its first inside, and returns the set-up sheet (初期登録票). With
+// resume, a rebuilt outside takes over keys/ and trust/ of the lost one, which
+// the operator has put back from the sealed copy.
+func (a *app) initOutside(dir state.Dir, site int, name string, resume bool, blocks ...string) (string, error) {
+	if err := a.lay(dir, outside, name, blocks...); err != nil {
+		return "", err
+	}
+	if !resume {
+		if err := packager.CreateKeys(dir, a.clock()); err != nil {
+			return "", err
+		}
+	}
+	db := state.At(dir, "init")
+	if err := db.Create(outside, 0); err != nil {
+		return "", err
+	}
+	if err := a.born(db, outside, 0); err != nil {
+		return "", err
+	}
+	return a.setupMedium(dir, site)
+}
+
+// setupMedium writes outbox/setup-SITE: program, set-up file and sheet.
+func (a *app) setupMedium(dir state.Dir, site int) (string, error) {
+	medium := filepath.Join(dir.Outbox(), fmt.Sprintf("setup-%d", site))
+	if err := durable.Mkdir(medium); err != nil {
+		return "", err
+	}
+	at := filepath.Join(medium, packager.SetupName)
+	print, err := packager.WriteSetup(dir, site, at, a.clock())
+	if err != nil {
+		return "", err
+	}
+	if err := copyProgram(medium); err != nil {
+		return "", err
+	}
+	return a.cat.T("init.sheet", i18n.Date(a.clock(), a.cat.Language()), site, medium, print), nil
+}
+
+// copyProgram puts this program on the set-up medium: the inside has no other source.
+func copyProgram(medium string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(exe)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	to := filepath.Join(medium, "hashike"+filepath.Ext(exe))
+	if err := durable.WriteFrom(to, func(w io.Writer) error { _, err := io.Copy(w, f); return err }); err != nil {
+		return err
+	}
+	return os.Chmod(to, 0o755)
+}
+
+// initInside makes an inside's data directory from the set-up medium, whose
+// fingerprint a person reads off the paper sheet. The database comes last, so
+// that a refused or interrupted set-up leaves nothing that another command
+// would take for an inside.
+func (a *app) initInside(dir state.Dir, setup, fingerprint, name string, blocks ...string) error {
+	if err := a.lay(dir, inside, name, blocks...); err != nil {
+		return err
+	}
+	if err := packager.Pair(dir, setup, fingerprint); err != nil {
+		return err
+	}
+	db := state.At(dir, "init")
+	_, site, err := db.Identity()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.err, a.cat.T("init.inside", site, string(dir)))
+	return a.born(db, inside, site)
+}
+
+// lay makes the directories and the commented configuration. A directory that
+// is set up already is refused.
+func (a *app) lay(dir state.Dir, side, name string, blocks ...string) error {
+	if _, err := os.Stat(dir.DB()); err == nil {
+		return feed.NewFault(fmt.Errorf("%s is already set up: %w", dir, feed.ErrConfig), "H-202", "file", string(dir), "detail", a.cat.T("init.exists"))
+	}
+	for _, d := range []string{string(dir), dir.Keys(), dir.Trust(), dir.Inbox(), dir.Outbox(), dir.Logs(), dir.Quarantine()} {
+		if err := durable.Mkdir(d); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(dir.Config()); errors.Is(err, fs.ErrNotExist) {
+		return durable.WriteFile(dir.Config(), []byte(config.Template(side, name, a.kinds, blocks...)))
+	}
+	return nil
+}
+
+// born begins the audit log.
+func (a *app) born(db *state.DB, side string, site int) error {
+	return db.Update(func(tx state.Tx) error {
+		return tx.Audit(state.Record{Time: a.clock(), Who: who(), What: "init", Result: "ok", Detail: map[string]string{"side": side, "site": fmt.Sprint(site)}})
+	})
+}
+
+// secret reads a line without showing it, where there is a terminal.
+func (a *app) secret() (string, error) {
+	if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		b, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(a.err)
+		return string(b), err
+	}
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return strings.TrimRight(line, "\r\n"), err
+}
+
+// parseDay reads a date of a person: 2027-03-31, its end in JST.
+func parseDay(s string) (time.Time, error) {
+	t, err := time.ParseInLocation("2006-01-02", s, feed.JST())
+	if err != nil {
+		return t, fmt.Errorf("%w: %w", err, feed.ErrConfig)
+	}
+	return t.AddDate(0, 0, 1), nil
+}
+
+// goSum turns go.sum's "h1:<base64>" into hex.
+func goSum(s string) (string, bool) {
+	b64, ok := strings.CutPrefix(s, "h1:")
+	if !ok {
+		return "", false
+	}
+	b, err := base64.StdEncoding.DecodeString(b64)
+	return hex.EncodeToString(b), err == nil
+}

@@ -1,0 +1,19 @@
+// Package all lists the kinds of this build. Adding a vendor is one line here
+// and one folder beside it.
+package all
+
+import (
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/apt"
+//	"github.com/hashike/hashike/internal/feed/clamav"
+//	"github.com/hashike/hashike/internal/feed/tree"
+)
+
+// Kinds is the table, in the order of the documentation.
+func Kinds() []feed.Kind {
+	return []feed.Kind{
+		apt.Kind(),
+//		clamav.Kind(),
+//		tree.Kind(),
+	}
+}

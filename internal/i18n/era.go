@@ -1,0 +1,80 @@
+// Package i18n holds what people read: the message catalogue in Japanese and
+// English, and the form of dates, sizes and durations.
+package i18n
+
+import (
+	"fmt"
+	"time"
+)
+
+// jst is the only zone that people see. Japan has no daylight saving time.
+func jst() *time.Location { return time.FixedZone("JST", 9*60*60) }
+
+// era names the Japanese era of a date and its first year (Era Name Act; 令和
+// from 1 May 2019, 平成 from 8 January 1989). Before that, none.
+func era(t time.Time) (name string, first int) {
+	switch {
+	case !t.Before(time.Date(2019, time.May, 1, 0, 0, 0, 0, jst())):
+		return "令和", 2019
+	case !t.Before(time.Date(1989, time.January, 8, 0, 0, 0, 0, jst())):
+		return "平成", 1989
+	}
+	return "", 0
+}
+
+func eraYear(t time.Time, year int) string {
+	name, first := era(t)
+	switch n := year - first + 1; {
+	case name == "":
+		return fmt.Sprintf("%d年", year)
+	case n == 1:
+		return name + "元年"
+	default:
+		return fmt.Sprintf("%s%d年", name, n)
+	}
+}
+
+// Day is the date in JST: 令和8年11月22日(日), or 22 Nov 2026 (Sun).
+func Day(t time.Time, lang string) string {
+	if t.IsZero() {
+		return "—"
+	}
+	t = t.In(jst())
+	if lang == "en" {
+		return t.Format("2 Jan 2006 (Mon)")
+	}
+	week := []rune("日月火水木金土")[t.Weekday()]
+	return fmt.Sprintf("%s%d月%d日(%c)", eraYear(t, t.Year()), int(t.Month()), t.Day(), week)
+}
+
+// Date is the date and time in JST: 令和8年11月22日(日) 14:05, or 22 Nov 2026
+// (Sun) 14:05 JST. The zero time is a dash.
+func Date(t time.Time, lang string) string {
+	if t.IsZero() {
+		return "—"
+	}
+	s := Day(t, lang) + " " + t.In(jst()).Format("15:04")
+	if lang == "en" {
+		s += " JST"
+	}
+	return s
+}
+
+// FiscalYear is the Japanese fiscal year (1 April to 31 March) of t: 令和8年度, or FY2026.
+func FiscalYear(t time.Time, lang string) string {
+	t = t.In(jst())
+	y := t.Year()
+	if t.Month() < time.April {
+		y--
+	}
+	if lang == "en" {
+		return fmt.Sprintf("FY%d", y)
+	}
+	// A fiscal year bears the name of the era at its beginning, but from 1 May
+	// 2019 on that one is written 令和元年度 (ministries' agreement of 1 April 2019).
+	at := time.Date(y, time.April, 1, 0, 0, 0, 0, jst())
+	if y == 2019 {
+		at = t
+	}
+	return eraYear(at, y) + "度"
+}

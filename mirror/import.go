@@ -1,0 +1,318 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/hashike/hashike/internal/cas"
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/packager"
+)
+
+// Verdict is what vendor verification found in one snapshot.
+type Verdict struct {
+	Withheld map[string]string // artifact path → reason
+	Marks    map[string]int64
+	Weakest  feed.Strength // of what is not withheld
+}
+
+// ImportOptions says who imports.
+type ImportOptions struct {
+	Data  state.Dir
+	DB    *state.DB
+	Store *cas.Store
+	Feeds map[string]feed.Setup // the inside's own [feed.x] blocks
+	// Verify proves a snapshot from the store, as the outside did. prev is
+	// what was accepted before.
+	Verify   func(ctx context.Context, s feed.Setup, c feed.Content, prev state.FeedState) (Verdict, error)
+	Clock    func() time.Time
+	Who      string // for the audit log
+	Log      *slog.Logger
+	Progress func(packager.Progress) // may be nil
+}
+
+// Outcome is how one feed of a bundle fared.
+type Outcome string
+
+const (
+	FeedAccepted     Outcome = "accepted"
+	FeedUnchanged    Outcome = "unchanged"
+	FeedIncomplete   Outcome = "incomplete"   // blobs are missing
+	FeedRefused      Outcome = "refused"      // vendor verification or rollback; the previous state stays
+	FeedUnconfigured Outcome = "unconfigured" // stored, not accepted: no [feed.x] block here
+)
+
+// maxNamed is how many missing artifacts are named per feed; the rest is counted.
+const maxNamed = 10_000
+
+// FeedResult is one feed's part of an import.
+type FeedResult struct {
+	Feed    string
+	Kind    string
+	Serial  uint64
+	Outcome Outcome
+	Missing int64    // artifacts whose blobs are not here
+	Names   []string // of these, at most maxNamed
+	Code    string   // message code of a refusal
+	Problem string
+	Config  string // for an unconfigured feed: the block to paste
+	err     error
+}
+
+// ImportReport is what an import did.
+type ImportReport struct {
+	packager.Info
+	packager.Absorbed
+	Damaged []packager.Damage
+	Feeds   []FeedResult
+}
+
+// Import reads a bundle from media that are never written: signed set first,
+// every file checked, blobs absorbed, the set accepted, then each feed with a
+// block here verified by its vendor's signatures and accepted by itself. What
+// an earlier, interrupted import began is finished. Repeating an import is a
+// success without effect.
+//
+// Errors are Faults joined by feed: those of packager.Open and Absorb, H-502
+// vendor signature, H-505 vendor state older than accepted, H-506 forked
+// serial, H-601 below the floor, H-701 damaged or missing, H-804 busy. The
+// report is valid as far as it goes.
+func Import(ctx context.Context, o ImportOptions, dirs []string) (ImportReport, error) {
+	var r ImportReport
+	err := o.DB.Lock(ctx, "import", func(ctx context.Context) error {
+		if err := o.Store.Clean(); err != nil { // of a killed import; only imports write here
+			return err
+		}
+		err := o.run(ctx, dirs, &r)
+		return errors.Join(err, o.audit(&r, err))
+	})
+	if errors.Is(err, state.ErrBusy) {
+		err = feed.NewFault(err, "H-804", "what", "import")
+	}
+	return r, err
+}
+
+func (o *ImportOptions) run(ctx context.Context, dirs []string, r *ImportReport) error {
+	b, err := packager.Open(ctx, dirs, packager.OpenOptions{Data: o.Data, DB: o.DB, Clock: o.Clock, Progress: o.Progress})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	r.Info = b.Info()
+	r.Absorbed, err = b.Absorb(ctx, o.Store)
+	r.Damaged = b.Damaged()
+	if err != nil {
+		return err
+	}
+	if err := b.Accept(o.DB, o.Who); err != nil {
+		return err
+	}
+	moved, err := o.feeds(ctx, b, r)
+	if err == nil && !moved && r.Blobs == 0 {
+		err = b.Useless()
+	}
+	return errors.Join(err, damage(r))
+}
+
+// damage is the error for a medium that is not what was signed.
+func damage(r *ImportReport) error {
+	if len(r.Damaged) == 0 {
+		return nil
+	}
+	d := r.Damaged[0]
+	return feed.NewFault(fmt.Errorf("%d files of the medium are damaged, the first is %s (%s): %w", len(r.Damaged), d.File, d.Reason, feed.ErrDamaged),
+		"H-701", "file", d.File, "count", strconv.Itoa(len(r.Damaged)), "volume", strconv.Itoa(d.Volume))
+}
+
+// feeds brings every feed of the desired state as far as it goes; one feed's
+// failure never stops another's.
+func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, r *ImportReport) (moved bool, err error) {
+	number := b.Accepted().Number
+	for _, l := range b.Desired() {
+		if cerr := ctx.Err(); cerr != nil {
+			return moved, errors.Join(err, cerr)
+		}
+		res := o.feed(ctx, l, number)
+		r.Feeds = append(r.Feeds, res)
+		moved = moved || res.Outcome == FeedAccepted
+		if res.err != nil {
+			o.Log.Warn("feed not accepted", "feed", l.Feed, "serial", l.Serial, "error", res.err)
+			err = errors.Join(err, fmt.Errorf("feed %s: %w", l.Feed, res.err))
+		}
+	}
+	return moved, err
+}
+
+// feed accepts one feed's snapshot, or says why not.
+func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, number uint64) FeedResult {
+	res := FeedResult{Feed: l.Feed, Kind: l.Kind, Serial: l.Serial}
+	var prev state.FeedState
+	if res.err = o.DB.View(func(tx state.Tx) (err error) { prev, err = tx.Feed(l.Feed); return err }); res.err != nil {
+		return res
+	}
+	snap, err := o.Store.Snapshot(l.Feed, l.Serial)
+	if errors.Is(err, fs.ErrNotExist) {
+		res.Outcome, res.Missing, res.Names = FeedIncomplete, 1, []string{"snapshot " + strconv.FormatUint(l.Serial, 10)}
+		return o.lacking(res)
+	}
+	if err != nil {
+		res.err = err
+		return res
+	}
+	for a := range snap.Missing() {
+		if res.Missing++; len(res.Names) < maxNamed {
+			res.Names = append(res.Names, a.Path)
+		}
+	}
+	set, configured := o.Feeds[l.Feed]
+	switch {
+	case res.Missing > 0:
+		res.Outcome = FeedIncomplete
+		return o.lacking(res)
+	case !configured:
+		res.Outcome, res.Config = FeedUnconfigured, configBlock(l)
+		return res
+	case prev.Serial == l.Serial && prev.ID == l.Snapshot && prev.Problem == "":
+		res.Outcome = FeedUnchanged
+		return res
+	}
+	verdict, err := o.prove(ctx, set, snap, l, prev)
+	if ctx.Err() != nil {
+		res.err = ctx.Err()
+		return res
+	}
+	return o.settle(res, snap, l, prev, verdict, number, err)
+}
+
+func (o *ImportOptions) lacking(res FeedResult) FeedResult {
+	res.err = feed.NewFault(fmt.Errorf("%d files are missing, the first is %s: %w", res.Missing, res.Names[0], feed.ErrDamaged), "H-701",
+		"feed", res.Feed, "count", strconv.FormatInt(res.Missing, 10), "file", res.Names[0])
+	res.Code, res.Problem = "H-701", res.err.Error()
+	return res
+}
+
+// configBlock is what to paste into hashike.toml for a feed unknown here.
+func configBlock(l packager.FeedLine) string {
+	return fmt.Sprintf("[feed.%s]\nkind = %q\nmount = %q\n", l.Feed, l.Kind, "/"+l.Feed+"/")
+}
+
+// prove runs our own order first, then the vendor's verification.
+func (o *ImportOptions) prove(ctx context.Context, set feed.Setup, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState) (Verdict, error) {
+	h := snap.Header()
+	switch {
+	case snap.ID() != l.Snapshot || h.Feed != l.Feed || h.Kind != l.Kind:
+		return Verdict{}, feed.NewFault(fmt.Errorf("the stored snapshot is another one: %w", feed.ErrUntrusted), "H-506", "feed", l.Feed)
+	case set.Kind.Name != l.Kind:
+		return Verdict{}, feed.NewFault(fmt.Errorf("kind %s here, %s in the bundle: %w", set.Kind.Name, l.Kind, feed.ErrConfig), "H-202", "feed", l.Feed)
+	case l.Serial == prev.Serial && prev.ID != l.Snapshot:
+		return Verdict{}, feed.NewFault(fmt.Errorf("two snapshots with serial %d: %w", l.Serial, feed.ErrUntrusted), "H-506", "feed", l.Feed)
+	case l.Serial < prev.Serial:
+		ok, err := o.mayGoBack(l)
+		if err != nil {
+			return Verdict{}, err
+		}
+		if !ok {
+			return Verdict{}, feed.NewFault(fmt.Errorf("serial %d after %d: %w", l.Serial, prev.Serial, feed.ErrRollback), "H-505", "feed", l.Feed)
+		}
+	}
+	v, err := o.Verify(ctx, set, snap, prev)
+	return v, o.coded(l, err)
+}
+
+// mayGoBack reports whether an order allows this feed to return to a serial.
+func (o *ImportOptions) mayGoBack(l packager.FeedLine) (bool, error) {
+	var orders []feed.Order
+	if err := o.DB.View(func(tx state.Tx) (err error) { orders, err = tx.Orders(); return err }); err != nil {
+		return false, err
+	}
+	for _, ord := range orders {
+		if ord.Kind == feed.OrderRollback && ord.Feed == l.Feed && ord.Serial == l.Serial && ord.InForce(o.Clock()) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// coded gives an error of verification its message code, unless it has one.
+func (o *ImportOptions) coded(l packager.FeedLine, err error) error {
+	var f *feed.Fault
+	if err == nil || errors.As(err, &f) {
+		return err
+	}
+	code := "H-702"
+	switch {
+	case errors.Is(err, feed.ErrRollback):
+		code = "H-505"
+	case errors.Is(err, feed.ErrUntrusted):
+		code = "H-502"
+	case errors.Is(err, feed.ErrHeld):
+		code = "H-601"
+	case !errors.Is(err, feed.ErrDamaged):
+		return err
+	}
+	return feed.NewFault(err, code, "feed", l.Feed)
+}
+
+// settle writes the feed's new state, or the problem beside the old one, with
+// its audit record in one transaction.
+func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState, v Verdict, number uint64, problem error) FeedResult {
+	now := o.Clock().UTC()
+	next, result := prev, "ok"
+	if problem == nil {
+		h := snap.Header()
+		next = state.FeedState{Kind: h.Kind, Serial: h.Serial, ID: snap.ID(), Taken: h.Taken, State: h.State, Accepted: now,
+			Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest, Bundle: number, Tried: now}
+		res.Outcome = FeedAccepted
+	} else {
+		res.Outcome, res.Problem, res.err = FeedRefused, problem.Error(), problem
+		var f *feed.Fault
+		if errors.As(problem, &f) {
+			res.Code = f.Code
+		}
+		next.Kind, next.Tried, next.Problem, next.Code = l.Kind, now, res.Problem, res.Code
+		if prev.Problem == "" {
+			next.Since = now
+		}
+		result = res.Problem
+	}
+	err := o.DB.Update(func(tx state.Tx) error {
+		if err := tx.PutFeed(l.Feed, next); err != nil {
+			return err
+		}
+		floor, err := tx.Floor()
+		if err != nil {
+			return err
+		}
+		return tx.Audit(state.Record{Time: now, Floor: floor, Who: o.Who, What: "accept feed", Result: result, Detail: map[string]string{
+			"feed": l.Feed, "serial": strconv.FormatUint(l.Serial, 10), "snapshot": string(l.Snapshot), "bundle": strconv.FormatUint(number, 10),
+		}})
+	})
+	if err != nil {
+		res.err = errors.Join(res.err, err)
+	}
+	return res
+}
+
+// audit records the import as a whole, refused ones too.
+func (o *ImportOptions) audit(r *ImportReport, result error) error {
+	text := "ok"
+	if result != nil {
+		text = result.Error()
+	}
+	return o.DB.Update(func(tx state.Tx) error {
+		floor, err := tx.Floor()
+		if err != nil {
+			return err
+		}
+		return tx.Audit(state.Record{Time: o.Clock().UTC(), Floor: floor, Who: o.Who, What: "import", Result: text, Detail: map[string]string{
+			"bundle": strconv.FormatUint(r.Set.Number, 10), "set": string(r.ID), "blobs": strconv.FormatInt(r.Blobs, 10),
+			"bytes": strconv.FormatInt(r.Bytes, 10), "damaged": strconv.Itoa(len(r.Damaged)),
+		}})
+	})
+}

@@ -1,0 +1,541 @@
+package packager
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/hashike/hashike/internal/cas"
+	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/feed"
+)
+
+// Absorbed is what Absorb did.
+type Absorbed struct {
+	Blobs   int64 // stored now
+	Bytes   int64
+	Skipped int64 // containers that were only checked
+	Left    int64 // blobs still wanted afterwards
+}
+
+// spare is kept free beyond what an import writes: state, generations, logs.
+const spare = 64 << 20
+
+// absorber carries one Absorb.
+type absorber struct {
+	b      *Bundle
+	ctx    context.Context
+	store  *cas.Store
+	group  *cas.Group
+	wanted map[sum]struct{}
+	all    bool             // a snapshot is missing: any blob may be needed
+	docs   map[sum]FeedLine // documents of the set, by their bytes' digest
+	out    Absorbed
+	done   int64
+	total  int64
+	buf    *bufio.Reader
+}
+
+// Absorb reads every container of the volumes at hand, compares each with
+// what was signed, and stores the documents of a newer set and the blobs that
+// the desired state lacks. What is damaged is named by Damaged and skipped;
+// all good blobs are kept. It starts nothing that cannot fit (H-801). A medium
+// pulled meanwhile is H-803. Repeating it continues where it ended.
+func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error) {
+	a := &absorber{b: b, ctx: ctx, store: store, group: store.Group(), wanted: map[sum]struct{}{}, docs: map[sum]FeedLine{}, buf: bufio.NewReaderSize(nil, 256<<10)}
+	defer a.group.Close()
+	b.damaged = nil
+	for _, v := range b.volumes {
+		if b.present[v.Volume] != nil {
+			a.total += v.Bytes
+		}
+	}
+	if err := a.documents(); err != nil {
+		return a.out, err
+	}
+	if err := a.want(); err != nil {
+		return a.out, err
+	}
+	if err := a.fits(); err != nil {
+		return a.out, err
+	}
+	err := a.payload()
+	if err == nil {
+		err = a.full(a.group.Flush())
+	}
+	a.out.Left = int64(len(a.wanted))
+	return a.out, err
+}
+
+// each calls fn for every container of the volumes at hand.
+func (a *absorber) each(fn func(m *medium, c *Container) error) error {
+	b := a.b
+	f, err := b.media[0].table(nameBlobs, b.set.Blobs)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for c, err := range containers(f, b.mapLines(), len(b.volumes)) {
+		if err != nil {
+			return unreadable(nameBlobs, err)
+		}
+		if err := a.ctx.Err(); err != nil {
+			return err
+		}
+		if m := b.present[c.Volume]; m != nil {
+			if err := fn(m, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// documents stores the snapshots and evidence of a newer set, and checks those
+// of any other.
+func (a *absorber) documents() error {
+	for _, l := range a.b.feeds {
+		a.docs[sumOf(l.Document)] = l
+		if l.Evidence != "" {
+			a.docs[sumOf(l.Evidence)] = l
+		}
+	}
+	return a.each(func(m *medium, c *Container) error {
+		if c.Type != typeDocument {
+			return nil
+		}
+		a.tell(c)
+		l, ok := a.docs[sumOf(c.Digest)]
+		if !ok || a.b.standing == Older {
+			return a.checkOnly(m, c)
+		}
+		if l.Evidence == c.Digest {
+			return a.evidence(m, c, l)
+		}
+		return a.snapshot(m, c, l)
+	})
+}
+
+func (a *absorber) snapshot(m *medium, c *Container, l FeedLine) error {
+	if err := a.room(c.Size); err != nil {
+		return err
+	}
+	r, err := openContainer(m, c)
+	if err != nil {
+		return a.damage(m, c, err)
+	}
+	defer r.close()
+	snap, err := a.store.PutSnapshot(a.ctx, r, l.Snapshot)
+	if r.err != nil {
+		return a.damage(m, c, r.err)
+	}
+	if err == nil {
+		h := snap.Header()
+		if h.Feed != l.Feed || h.Kind != l.Kind || h.Serial != l.Serial {
+			return a.b.fault("H-501", feed.ErrUntrusted, "the snapshot of %s is one of %s %s, serial %d", l.Feed, h.Kind, h.Feed, h.Serial)
+		}
+		return a.ended(m, c, r.end())
+	}
+	if errors.Is(err, feed.ErrDamaged) || errors.Is(err, feed.ErrUntrusted) {
+		if r.end() != nil { // the medium's fault; otherwise the set's
+			return a.damage(m, c, r.end())
+		}
+		return a.b.fault("H-501", feed.ErrUntrusted, "snapshot of %s: %v", l.Feed, err)
+	}
+	return a.full(err)
+}
+
+func (a *absorber) evidence(m *medium, c *Container, l FeedLine) error {
+	path := a.b.opt.Data.Evidence(l.Feed, l.Serial, "outside")
+	if fileDigest(path) == c.Digest {
+		return a.checkOnly(m, c)
+	}
+	if err := a.room(c.Size); err != nil {
+		return err
+	}
+	if err := durable.Mkdir(filepath.Dir(path)); err != nil {
+		return a.full(err)
+	}
+	r, err := openContainer(m, c)
+	if err != nil {
+		return a.damage(m, c, err)
+	}
+	defer r.close()
+	err = durable.WriteFrom(path, func(w io.Writer) error {
+		if _, err := io.Copy(w, r); err != nil {
+			return err
+		}
+		return r.end()
+	})
+	if err != nil && (r.err != nil || errors.Is(err, feed.ErrDamaged)) {
+		return a.damage(m, c, err)
+	}
+	return a.full(err)
+}
+
+func fileDigest(path string) feed.Digest {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return ""
+	}
+	return feed.DigestFrom(h)
+}
+
+// want collects what the desired state lacks.
+func (a *absorber) want() error {
+	for _, l := range a.b.desired {
+		snap, err := a.store.Snapshot(l.Feed, l.Serial)
+		if errors.Is(err, fs.ErrNotExist) {
+			// Its document is damaged or on another volume: keep all that is good.
+			a.all = a.all || a.b.standing != Older
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if snap.ID() != l.Snapshot {
+			return a.b.fault("H-506", feed.ErrUntrusted, "two snapshots of %s with serial %d", l.Feed, l.Serial)
+		}
+		for art := range snap.Missing() {
+			a.wanted[sumOf(art.Digest)] = struct{}{}
+		}
+	}
+	return nil
+}
+
+// fits adds up what would be written, before anything is.
+func (a *absorber) fits() error {
+	var need int64
+	err := a.each(func(_ *medium, c *Container) error {
+		switch c.Type {
+		case typeFile:
+			need += a.cost(c.Digest, c.Size)
+		case typeSegment:
+			need += a.cost(c.Of, c.Size)
+		case typePack:
+			for _, m := range c.Members {
+				need += a.cost(m.Digest, m.Size)
+			}
+		}
+		return nil
+	})
+	if err != nil || need == 0 {
+		return err
+	}
+	return a.room(need)
+}
+
+// cost is a blob's space if it is wanted, in whole file-system blocks.
+func (a *absorber) cost(d feed.Digest, n int64) int64 {
+	if !a.wants(d) {
+		return 0
+	}
+	return (n + 4095) &^ 4095
+}
+
+func (a *absorber) room(need int64) error {
+	free, err := durable.Free(a.store.Dir())
+	if err != nil {
+		return err
+	}
+	if need += spare; free < need {
+		return feed.NewFault(fmt.Errorf("bundle %d needs %d bytes, %d are free", a.b.set.Number, need, free), "H-801",
+			"number", strconv.FormatUint(a.b.set.Number, 10), "need", strconv.FormatInt(need, 10), "free", strconv.FormatInt(free, 10))
+	}
+	return nil
+}
+
+// full names a full disk.
+func (a *absorber) full(err error) error {
+	if err != nil && durable.IsFull(err) {
+		return feed.NewFault(err, "H-801", "number", strconv.FormatUint(a.b.set.Number, 10), "need", "", "free", "0")
+	}
+	return err
+}
+
+func (a *absorber) wants(d feed.Digest) bool {
+	if _, ok := a.wanted[sumOf(d)]; ok || !a.all {
+		return ok
+	}
+	_, have := a.store.Stat(d)
+	return !have
+}
+
+func (a *absorber) tell(c *Container) {
+	a.done += c.Size
+	if f := a.b.opt.Progress; f != nil {
+		f(Progress{Stage: "absorb", Name: blobName(c.Digest), Done: a.done, Total: a.total})
+	}
+}
+
+// payload reads everything that is not a document.
+func (a *absorber) payload() error {
+	var run []segment // of one blob, so far
+	err := a.each(func(m *medium, c *Container) error {
+		if len(run) > 0 && (c.Type != typeSegment || c.Of != run[0].c.Of) {
+			if err := a.segments(run); err != nil {
+				return err
+			}
+			run = run[:0]
+		}
+		if c.Type == typeDocument {
+			return nil
+		}
+		a.tell(c)
+		switch {
+		case c.Type == typeSegment && a.wants(c.Of):
+			run = append(run, segment{m, *c})
+			return nil
+		case c.Type == typeFile && a.wants(c.Digest):
+			return a.file(m, c)
+		case c.Type == typePack:
+			return a.pack(m, c)
+		}
+		return a.checkOnly(m, c)
+	})
+	if err == nil && len(run) > 0 {
+		err = a.segments(run)
+	}
+	return err
+}
+
+// inGroup is the size up to which blobs are flushed together.
+const inGroup = 16 << 20
+
+// put stores one blob. medium tells whether it was the source that failed.
+func (a *absorber) put(r *source, d feed.Digest, size int64) (medium bool, err error) {
+	if size <= inGroup {
+		_, _, err = a.group.Put(a.ctx, r, d)
+	} else {
+		_, _, err = a.store.Put(a.ctx, r, d)
+	}
+	switch {
+	case err == nil:
+		delete(a.wanted, sumOf(d))
+		a.out.Blobs++
+		a.out.Bytes += size
+		return false, nil
+	case r.err != nil:
+		return true, r.err
+	case errors.Is(err, feed.ErrUntrusted):
+		return true, err
+	}
+	return false, a.full(err)
+}
+
+func (a *absorber) file(m *medium, c *Container) error {
+	f, err := openSized(m, c)
+	if err != nil {
+		return a.damage(m, c, err)
+	}
+	defer f.Close()
+	if medium, err := a.put(&source{r: io.LimitReader(f, c.Size+1)}, c.Digest, c.Size); medium {
+		return a.damage(m, c, err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// segment is one piece of a large blob.
+type segment struct {
+	m *medium
+	c Container
+}
+
+// segments stores a large blob when all its pieces are at hand. If the whole
+// does not have its digest, the pieces are hashed to name the damaged one.
+func (a *absorber) segments(run []segment) error {
+	at := int64(0)
+	for _, s := range run {
+		if s.c.At != at || s.c.All != run[0].c.All {
+			return unreadable(nameBlobs, fmt.Errorf("segments of %s do not follow each other", s.c.Of))
+		}
+		at += s.c.Size
+	}
+	if at == run[0].c.All {
+		r := &chain{run: run}
+		defer r.close()
+		medium, err := a.put(&source{r: r}, run[0].c.Of, at)
+		if err == nil || !medium {
+			return err
+		}
+		// A full disk or a pulled medium is not damage; anything else is looked for.
+	}
+	for _, s := range run {
+		if err := a.checkOnly(s.m, &s.c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chain reads segments one after the other.
+type chain struct {
+	run []segment
+	f   *os.File
+	r   io.Reader
+}
+
+func (c *chain) Read(p []byte) (int, error) {
+	for {
+		if c.f == nil {
+			if len(c.run) == 0 {
+				return 0, io.EOF
+			}
+			f, err := openSized(c.run[0].m, &c.run[0].c)
+			if err != nil {
+				return 0, err
+			}
+			c.f, c.r = f, io.LimitReader(f, c.run[0].c.Size)
+		}
+		n, err := c.r.Read(p)
+		if !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		c.close()
+		c.run = c.run[1:]
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+func (c *chain) close() {
+	if c.f != nil {
+		c.f.Close()
+		c.f = nil
+	}
+}
+
+// pack reads a pack once: the whole against its digest, the members that are
+// wanted against theirs. A damaged pack still gives its good members.
+func (a *absorber) pack(m *medium, c *Container) error {
+	r, err := openContainer(m, c)
+	if err != nil {
+		return a.damage(m, c, err)
+	}
+	defer r.close()
+	a.buf.Reset(r)
+	at := int64(0)
+	for i, mem := range c.Members {
+		if !a.wants(mem.Digest) {
+			continue
+		}
+		if _, err := io.CopyN(io.Discard, a.buf, mem.Offset-at); err != nil {
+			return a.members(m, c, c.Members[i:], err)
+		}
+		body := &source{r: io.LimitReader(a.buf, mem.Size)}
+		medium, err := a.put(body, mem.Digest, mem.Size)
+		if medium && r.err != nil {
+			return a.members(m, c, c.Members[i:], err)
+		}
+		if err != nil && !medium {
+			return err
+		}
+		at = mem.Offset + mem.Size
+		if left := mem.Size - body.n; left > 0 {
+			if _, err := io.CopyN(io.Discard, a.buf, left); err != nil {
+				return a.members(m, c, c.Members[i+1:], err)
+			}
+		}
+	}
+	if _, err := io.Copy(io.Discard, a.buf); err != nil {
+		return a.damage(m, c, err)
+	}
+	return a.ended(m, c, r.end())
+}
+
+// members takes what can be read of a pack that cannot be read in one go.
+func (a *absorber) members(m *medium, c *Container, left []Member, why error) error {
+	if err := a.damage(m, c, why); err != nil {
+		return err
+	}
+	f, _, err := m.open(blobName(c.Digest))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	for _, mem := range left {
+		if !a.wants(mem.Digest) {
+			continue
+		}
+		if medium, err := a.put(&source{r: io.NewSectionReader(f, mem.Offset, mem.Size)}, mem.Digest, mem.Size); err != nil && !medium {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOnly hashes a container that is not needed.
+func (a *absorber) checkOnly(m *medium, c *Container) error {
+	r, err := openContainer(m, c)
+	if err != nil {
+		return a.damage(m, c, err)
+	}
+	defer r.close()
+	a.out.Skipped++
+	_, err = io.Copy(io.Discard, r)
+	if err == nil {
+		err = r.end()
+	}
+	return a.ended(m, c, err)
+}
+
+func (a *absorber) ended(m *medium, c *Container, err error) error {
+	if err != nil {
+		return a.damage(m, c, err)
+	}
+	return nil
+}
+
+// damage names a container and goes on, unless the medium is gone.
+func (a *absorber) damage(m *medium, c *Container, err error) error {
+	if cerr := a.ctx.Err(); cerr != nil {
+		return cerr
+	}
+	if m.vanished() {
+		return feed.NewFault(fmt.Errorf("%s cannot be read any more: %w", m.dir, err), "H-803", "medium", m.dir,
+			"done", strconv.FormatInt(a.done, 10), "total", strconv.FormatInt(a.total, 10))
+	}
+	a.b.damaged = append(a.b.damaged, Damage{c.Volume, blobName(c.Digest), err.Error()})
+	return nil
+}
+
+// openSized opens a container's file, which must have its size.
+func openSized(m *medium, c *Container) (*os.File, error) {
+	f, n, err := m.open(blobName(c.Digest))
+	if err == nil && n != c.Size {
+		f.Close()
+		return nil, fmt.Errorf("%d bytes instead of %d: %w", n, c.Size, feed.ErrDamaged)
+	}
+	return f, err
+}
+
+// source remembers how much was read and the medium's own read error.
+type source struct {
+	r   io.Reader
+	n   int64
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.n += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}

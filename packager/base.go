@@ -1,0 +1,139 @@
+package packager
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"time"
+
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/state"
+)
+
+// Packed is what the outside keeps of each bundle it made.
+type Packed struct {
+	Number  uint64      `json:"number"`
+	Set     feed.Digest `json:"set"`
+	Sites   []int       `json:"sites"`
+	Created time.Time   `json:"created"`
+	Expires time.Time   `json:"expires"`
+	Bytes   int64       `json:"bytes"`
+	Base    uint64      `json:"base,omitempty"`
+	Feeds   []FeedLine  `json:"feeds"`
+}
+
+// counter is the outside's own memory: numbers and versions are never used twice.
+type counter struct {
+	Number  uint64 `json:"number"`
+	Version int64  `json:"version"`
+}
+
+// Base returns the bundle from which the next incremental for these sites is
+// computed: the oldest of their bases. False if one of them has none yet.
+func Base(tx state.Tx, sites []int) (Packed, bool, error) {
+	var oldest Packed
+	for i, site := range sites {
+		var number uint64
+		ok, err := tx.Get(bucketBases, strconv.Itoa(site), &number)
+		if err != nil || !ok {
+			return Packed{}, false, err
+		}
+		if i > 0 && number >= oldest.Number {
+			continue
+		}
+		if ok, err = tx.Get(bucketPacked, numberKey(number), &oldest); err != nil || !ok {
+			return Packed{}, false, err
+		}
+	}
+	return oldest, len(sites) > 0, nil
+}
+
+// Bases yields every bundle that is a base: gc keeps its snapshots' documents.
+func Bases(tx state.Tx) ([]Packed, error) {
+	var out []Packed
+	for _, decode := range tx.All(bucketBases, "") {
+		var number uint64
+		var p Packed
+		if err := decode(&number); err != nil {
+			return nil, err
+		}
+		if ok, err := tx.Get(bucketPacked, numberKey(number), &p); err != nil {
+			return nil, err
+		} else if ok {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// SetBase makes bundle number the base of a site, on an operator's word: that
+// inside is known to hold its state. Nothing else moves a base here; receipts
+// come with the crossing.
+func SetBase(db *state.DB, site int, number uint64, who string, now time.Time) error {
+	return db.Update(func(tx state.Tx) error {
+		var p Packed
+		ok, err := tx.Get(bucketPacked, numberKey(number), &p)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("bundle %d was not made here: %w: %w", number, fs.ErrNotExist, feed.ErrConfig)
+		}
+		if err := tx.Put(bucketBases, strconv.Itoa(site), number); err != nil {
+			return err
+		}
+		return tx.Audit(state.Record{Time: now, Who: who, What: "set base", Result: "ok", Detail: map[string]string{
+			"site": strconv.Itoa(site), "bundle": strconv.FormatUint(number, 10),
+		}})
+	})
+}
+
+// Resume tells a rebuilt outside the number of the last bundle its
+// predecessor made (from the paper, or any later number): the next one is
+// higher. TUF versions and serials go on by the clock.
+func Resume(db *state.DB, last uint64, who string, now time.Time) error {
+	if last >= MaxNumber {
+		return fmt.Errorf("bundle number %d: %w", last, feed.ErrConfig)
+	}
+	return db.Update(func(tx state.Tx) error {
+		var c counter
+		if _, err := tx.Get(bucketBundle, "counter", &c); err != nil {
+			return err
+		}
+		c.Number = max(c.Number, last)
+		if err := tx.Put(bucketBundle, "counter", c); err != nil {
+			return err
+		}
+		return tx.Audit(state.Record{Time: now, Who: who, What: "resume", Result: "ok", Detail: map[string]string{"bundle": strconv.FormatUint(last, 10)}})
+	})
+}
+
+// reserve takes the next number and version before anything is written: a
+// killed run leaves a gap, never two sets with one number.
+func reserve(db *state.DB, now time.Time) (counter, error) {
+	var c counter
+	err := db.Update(func(tx state.Tx) error {
+		if _, err := tx.Get(bucketBundle, "counter", &c); err != nil {
+			return err
+		}
+		c.Number, c.Version = c.Number+1, max(c.Version+1, now.Unix())
+		switch {
+		case c.Number > MaxNumber:
+			return fmt.Errorf("bundle numbers are used up: %w", feed.ErrConfig)
+		case c.Version > now.Add(versionAhead).Unix():
+			return feed.NewFault(errors.Join(errors.New("an earlier bundle was signed with this clock far ahead"), feed.ErrConfig), "H-802",
+				"clock", now.Format(time.RFC3339), "floor", time.Unix(c.Version, 0).UTC().Format(time.RFC3339))
+		}
+		return tx.Put(bucketBundle, "counter", c)
+	})
+	return c, err
+}
+
+// PackedAs returns what the bundle of this number carried; false if this
+// outside never packed it.
+func PackedAs(tx state.Tx, number uint64) (Packed, bool, error) {
+	var p Packed
+	ok, err := tx.Get(bucketPacked, numberKey(number), &p)
+	return p, ok, err
+}

@@ -1,0 +1,111 @@
+package packager
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/state"
+)
+
+// Resign changes the set of the medium in dir and signs it again with data's
+// own key: what a thief of the bundle key can do. version moves the metadata.
+func Resign(t testing.TB, data state.Dir, dir string, change func(*Set), version func(int64) int64) {
+	t.Helper()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, nameSet))
+	check(err)
+	s, err := parseSet(raw)
+	check(err)
+	old := s.Version
+	if version != nil {
+		s.Version = version(s.Version)
+	}
+	if change != nil {
+		change(&s)
+	}
+	raw, _, err = s.encode()
+	check(err)
+	orders, err := os.ReadFile(filepath.Join(dir, nameOrders))
+	check(err)
+	s.Orders = Ref{feed.DigestOf(orders), int64(len(orders)), s.Orders.Lines}
+	key, err := bundleKey(data)
+	check(err)
+	meta, err := signBundle(key, s.Version, s.Expires, raw, orders)
+	check(err)
+	os.Remove(filepath.Join(dir, snapshotName(old)))
+	os.Remove(filepath.Join(dir, targetsName(old)))
+	meta[nameSet] = raw
+	for name, b := range meta {
+		check(os.WriteFile(filepath.Join(dir, name), b, 0o644))
+	}
+}
+
+// ResignOrders puts orders on the medium, signed.
+func ResignOrders(t testing.TB, data state.Dir, dir string, orders []feed.Order) {
+	t.Helper()
+	b, err := ordersBytes(orders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, nameOrders), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	Resign(t, data, dir, func(s *Set) { s.Orders = Ref{feed.DigestOf(b), int64(len(b)), int64(len(orders))} }, nil)
+}
+
+// ForgeRoot writes version 2 of the root, its bundle keys replaced by other's,
+// signed with the offline keys given by index.
+func ForgeRoot(t testing.TB, data, other state.Dir, offline ...int) []byte {
+	t.Helper()
+	chain, err := roots(data.Trust())
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := metadata.Root().FromBytes(chain[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := bundleKey(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range bundleRoles() {
+		root.Signed.RevokeKey(root.Signed.Roles[role].KeyIDs[0], role)
+		if err := addKey(root, key, role); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root.Signed.Version = 2
+	root.ClearSignatures()
+	for _, i := range offline {
+		pem, err := os.ReadFile(filepath.Join(OfflineDir(data), "root-"+string(rune('0'+i))+".pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := loadKey(pem)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := root.Sign(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := root.ToBytes(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Warning is the expiry warning for a time left.
+func Warning(d time.Duration) int { return warning(d) }

@@ -1,0 +1,151 @@
+package packager
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+
+	"github.com/hashike/hashike/internal/feed"
+)
+
+// medium is one volume's directory, opened for reading only. os.Root keeps
+// every access below it; what is not a regular file does not exist.
+type medium struct {
+	dir  string
+	root *os.Root
+}
+
+func openMedium(dir string) (*medium, error) {
+	r, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, unreadable(dir, err)
+	}
+	return &medium{dir, r}, nil
+}
+
+// unreadable is a fault of the medium itself.
+func unreadable(name string, err error) error {
+	if !errors.Is(err, feed.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", err, feed.ErrDamaged)
+	}
+	return feed.NewFault(fmt.Errorf("%s: %w", name, err), "H-701", "file", name)
+}
+
+// open opens a regular file and returns its size.
+func (m *medium) open(name string) (*os.File, int64, error) {
+	st, err := m.root.Lstat(name)
+	if err != nil {
+		return nil, 0, unreadable(name, err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, 0, unreadable(name, errors.New("not a regular file"))
+	}
+	f, err := m.root.Open(name)
+	if err != nil {
+		return nil, 0, unreadable(name, err)
+	}
+	if st, err = f.Stat(); err == nil && !st.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, unreadable(name, err)
+	}
+	return f, st.Size(), nil
+}
+
+// read reads a small file: at most limit bytes, refused before any is read.
+func (m *medium) read(name string, limit int64) ([]byte, error) {
+	f, n, err := m.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if n > limit {
+		return nil, unreadable(name, fmt.Errorf("%d bytes, at most %d are expected", n, limit))
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("over %d bytes", limit)
+	}
+	if err != nil {
+		return nil, unreadable(name, err)
+	}
+	return b, nil
+}
+
+// readObject reads a small file that must have the given bytes.
+func (m *medium) readObject(name string, o Object, limit int64) ([]byte, error) {
+	if o.Size > limit {
+		return nil, unreadable(name, fmt.Errorf("%d bytes announced, at most %d are expected", o.Size, limit))
+	}
+	b, err := m.read(name, o.Size)
+	if err == nil && (int64(len(b)) != o.Size || feed.DigestOf(b) != o.Digest) {
+		err = unreadable(name, errors.New("not the bytes that were signed"))
+	}
+	return b, err
+}
+
+// table opens a signed table after hashing all of it. Reading goes over the
+// file again: what it yields is used only to find blobs that are hashed anyway.
+func (m *medium) table(name string, ref Ref) (*os.File, error) {
+	f, n, err := m.open(name)
+	if err != nil {
+		return nil, err
+	}
+	if n != ref.Size {
+		err = fmt.Errorf("%d bytes, signed were %d", n, ref.Size)
+	}
+	if err == nil {
+		h := sha256.New()
+		if _, err = io.Copy(h, f); err == nil && feed.DigestFrom(h) != ref.Digest {
+			err = errors.New("not the bytes that were signed")
+		}
+	}
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, unreadable(name, err)
+	}
+	return f, nil
+}
+
+// vanished tells a pulled medium from a damaged file.
+func (m *medium) vanished() bool {
+	_, err := os.Stat(path.Join(m.dir, nameSet))
+	return err != nil
+}
+
+func (m *medium) close() { m.root.Close() }
+
+// maxForeign is how many foreign files are named; the rest is counted.
+const maxForeign = 100
+
+// tolerated are directories that operating systems put on every medium.
+func tolerated() []string {
+	return []string{"System Volume Information", "$RECYCLE.BIN", "lost+found", ".Trashes", ".Spotlight-V100", ".fseventsd"}
+}
+
+// list calls fn for every name below the medium, directories of operating
+// systems left out; fn says whether to go into a directory.
+func list(fsys fs.FS, fn func(name string, d fs.DirEntry) error) error {
+	return fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name == "." {
+			return nil
+		}
+		if slices.Contains(tolerated(), name) && d.IsDir() {
+			return fs.SkipDir
+		}
+		return fn(name, d)
+	})
+}

@@ -1,0 +1,400 @@
+package packager
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/state"
+)
+
+// OpenOptions says who opens.
+type OpenOptions struct {
+	Data     state.Dir
+	DB       *state.DB // of an inside
+	Clock    func() time.Time
+	Progress func(Progress) // may be nil
+}
+
+// Bundle is an opened bundle whose set is signed, addressed to this site and
+// judged against what was accepted before. Not safe for concurrent use.
+type Bundle struct {
+	opt      OpenOptions
+	media    []*medium
+	now      time.Time // the machine's clock
+	floor    time.Time
+	judged   judged
+	standing Standing
+	set      Set
+	setRaw   []byte
+	id       feed.Digest
+	expires  time.Time
+	expired  bool
+	held     string
+	was      Accepted // before this bundle
+	accepted bool     // by this Bundle
+	feeds    []FeedLine
+	desired  []FeedLine
+	volumes  []VolumeLine
+	orders   []feed.Order
+
+	ordersRaw []byte
+	present   map[int]*medium
+	other     []string
+	damaged   []Damage
+	foreign   []string
+	nForeign  int
+	warnings  []error
+}
+
+// Damage is one file of a medium that is not what was signed.
+type Damage struct {
+	Volume int
+	File   string // on the medium
+	Reason string
+}
+
+// How far signed times may lie apart (DESIGN §5).
+const (
+	versionAhead = 24 * time.Hour
+	floorRise    = 400 * 24 * time.Hour
+)
+
+// Open reads the signed set first and then everything that says what is where.
+// The directories are volumes of one bundle, opened for reading only; volumes
+// of another set are left alone and named by Other. Nothing is stored.
+//
+// Errors are Faults: H-501 signature, H-503 (ErrRollback) where an older set
+// cannot be judged, H-506 forked number, H-507 another site's bundle, H-509
+// version ahead of the set's own date, H-701 unreadable or damaged (ErrDamaged).
+func Open(ctx context.Context, dirs []string, opt OpenOptions) (*Bundle, error) {
+	if len(dirs) == 0 {
+		return nil, fmt.Errorf("no medium named: %w", feed.ErrConfig)
+	}
+	side, site, err := opt.DB.Identity()
+	if err != nil {
+		return nil, err
+	}
+	if side != "inside" {
+		return nil, feed.NewFault(fmt.Errorf("opening a bundle: %w", feed.ErrWrongSide), "H-201", "side", side)
+	}
+	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int]*medium{}}
+	if err := b.open(ctx, dirs, site); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Bundle) open(ctx context.Context, dirs []string, site int) error {
+	var err error
+	if b.was, err = accepted(b.opt.DB); err != nil {
+		return err
+	}
+	if err = b.opt.DB.View(func(tx state.Tx) error { b.floor, err = tx.Floor(); return err }); err != nil {
+		return err
+	}
+	if b.floor.IsZero() {
+		if b.floor, err = firstFloor(b.opt.Data); err != nil {
+			return fmt.Errorf("time floor of pairing: %w: %w", err, feed.ErrDamaged)
+		}
+	}
+	if err := b.openMedia(dirs); err != nil {
+		return err
+	}
+	if err := b.judgeSet(site); err != nil {
+		return err
+	}
+	if err := b.readTables(); err != nil {
+		return err
+	}
+	if b.desired = b.feeds; b.standing != Newer {
+		if b.desired, err = acceptedFeeds(b.opt.Data, b.was); err != nil {
+			return err
+		}
+	}
+	return b.checkStructure(ctx)
+}
+
+// openMedia opens the directories; the first decides which set is meant.
+func (b *Bundle) openMedia(dirs []string) error {
+	for _, dir := range dirs {
+		m, err := openMedium(dir)
+		if err != nil {
+			return err
+		}
+		raw, err := m.read(nameSet, maxSet)
+		if err == nil && b.setRaw != nil && !bytes.Equal(raw, b.setRaw) {
+			b.other = append(b.other, dir)
+			m.close()
+			continue
+		}
+		b.media = append(b.media, m)
+		if err != nil {
+			return err
+		}
+		b.setRaw = raw
+	}
+	b.id = feed.DigestOf(b.setRaw)
+	return nil
+}
+
+// load reads one metadata file. Every medium's copy must be the first one's.
+func (b *Bundle) load(name string) ([]byte, error) {
+	var first []byte
+	for i, m := range b.media {
+		raw, err := m.read(name, maxMetadata)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 && !bytes.Equal(raw, first) {
+			return nil, unreadable(name, fmt.Errorf("differs between %s and %s", b.media[0].dir, m.dir))
+		}
+		first = raw
+	}
+	return first, nil
+}
+
+// judgeSet believes the set or says why not.
+func (b *Bundle) judgeSet(site int) error {
+	have, err := loadTrusted(b.opt.Data, b.was)
+	if err != nil {
+		return err
+	}
+	if b.judged, err = judge(have, b.load); err != nil {
+		return b.named(err)
+	}
+	b.standing = b.judged.standing
+	if b.ordersRaw, err = b.media[0].read(nameOrders, maxOrders); err != nil {
+		return err
+	}
+	files := map[string][]byte{nameSet: b.setRaw, nameOrders: b.ordersRaw}
+	if len(b.judged.targetsM.Signed.Targets) != len(files) {
+		return untrusted(targetsName(b.judged.version), errors.New("names other targets than set and orders"))
+	}
+	for name, raw := range files {
+		t := b.judged.targetsM.Signed.Targets[name]
+		if t == nil {
+			return untrusted(name, errors.New("is not signed"))
+		}
+		if err := t.VerifyLengthHashes(raw); err != nil {
+			return untrusted(name, err)
+		}
+	}
+	if b.set, err = parseSet(b.setRaw); err != nil {
+		return unreadable(nameSet, err)
+	}
+	return b.checkSet(site)
+}
+
+// named adds the bundle's number, as far as it can be read, to a fault about it.
+func (b *Bundle) named(err error) error {
+	var f *feed.Fault
+	if s, serr := parseSet(b.setRaw); serr == nil && errors.As(err, &f) {
+		f.Args["number"] = strconv.FormatUint(s.Number, 10)
+	}
+	return err
+}
+
+func (b *Bundle) fault(code string, class error, format string, args ...any) error {
+	return feed.NewFault(fmt.Errorf("bundle %d: %s: %w", b.set.Number, fmt.Sprintf(format, args...), class), code,
+		"number", strconv.FormatUint(b.set.Number, 10), "created", b.set.Created.Format(time.RFC3339),
+		"expires", b.expires.Format(time.RFC3339), "accepted", strconv.FormatUint(b.was.Number, 10),
+		"reference", b.reference().Format(time.RFC3339))
+}
+
+// reference is the time at which expiry is judged: there is no NTP inside.
+func (b *Bundle) reference() time.Time {
+	if b.floor.After(b.now) {
+		return b.floor
+	}
+	return b.now
+}
+
+// checkSet compares the set with the metadata around it and with this site.
+func (b *Bundle) checkSet(site int) error {
+	s := &b.set
+	b.expires = earliest(b.judged.expires, s.Expires)
+	b.expired = b.reference().After(b.expires)
+	if b.now.Before(b.floor) {
+		b.warnings = append(b.warnings, feed.NewFault(errors.New("this computer's clock is behind signed times"), "H-802",
+			"clock", b.now.Format(time.RFC3339), "floor", b.floor.Format(time.RFC3339)))
+	}
+	switch {
+	case s.Version != b.judged.version || s.Root > int64(len(b.judged.roots)):
+		return b.fault("H-501", feed.ErrUntrusted, "set version %d under root %d, metadata %d under root %d", s.Version, s.Root, b.judged.version, len(b.judged.roots))
+	case !slices.Contains(s.Sites, site):
+		return b.fault("H-507", feed.ErrUntrusted, "made for site %v, this is site %d", s.Sites, site)
+	case b.judged.version > s.Created.Add(versionAhead).Unix():
+		return b.fault("H-509", feed.ErrUntrusted, "version %d lies after its own date %s", b.judged.version, s.Created)
+	}
+	if err := b.checkFork(); err != nil {
+		return err
+	}
+	if b.standing == Newer {
+		switch {
+		case s.Created.After(b.floor.Add(floorRise)):
+			b.held = HeldFuture
+		case b.expired:
+			b.held = HeldExpired
+		}
+	}
+	return nil
+}
+
+// checkFork refuses a number that already means another set.
+func (b *Bundle) checkFork() error {
+	if b.judged.rotated {
+		return nil
+	}
+	var seen Accepted
+	var known bool
+	err := b.opt.DB.View(func(tx state.Tx) error {
+		var err error
+		seen, known, err = BundleOf(tx, b.set.Number)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case known && seen.Set != b.id:
+		return b.fault("H-506", feed.ErrUntrusted, "two bundles have this number: %s and %s", seen.Set, b.id)
+	case b.standing == Newer && b.set.Number <= b.was.Number:
+		return b.fault("H-506", feed.ErrUntrusted, "made after bundle %d, but its number is not higher", b.was.Number)
+	}
+	return nil
+}
+
+// readTables reads what says what is where, and the orders.
+func (b *Bundle) readTables() error {
+	m := b.media[0]
+	f, err := m.table(nameFeeds, b.set.Feeds)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if b.feeds, err = readFeeds(f, b.set.Feeds.Lines); err != nil {
+		return unreadable(nameFeeds, err)
+	}
+	v, err := m.table(nameVolumes, b.set.Volumes)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	if b.volumes, err = readVolumes(v, b.set.Volumes.Lines); err != nil {
+		return unreadable(nameVolumes, err)
+	}
+	if objectOf(b.ordersRaw) != (Object{b.set.Orders.Digest, b.set.Orders.Size}) {
+		return untrusted(nameOrders, errors.New("is not the set's"))
+	}
+	if b.orders, err = readOrders(bytes.NewReader(b.ordersRaw), b.set.Orders.Lines); err != nil {
+		return unreadable(nameOrders, err)
+	}
+	for _, m := range b.media { // copies on every medium
+		for name, ref := range map[string]Ref{nameFeeds: b.set.Feeds, nameVolumes: b.set.Volumes, nameBlobs: b.set.Blobs, nameBlocks: b.set.Blocks, nameOrders: b.set.Orders} {
+			f, err := m.table(name, ref)
+			if err != nil {
+				return err
+			}
+			f.Close()
+		}
+	}
+	return b.checkOrders()
+}
+
+// checkOrders refuses orders that the bundle key alone may not give, and a
+// number that already means another order.
+func (b *Bundle) checkOrders() error {
+	var have []feed.Order
+	err := b.opt.DB.View(func(tx state.Tx) error {
+		var err error
+		have, err = tx.Orders()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, o := range b.orders {
+		if err := orderAllowed(o); err != nil {
+			return b.fault("H-501", feed.ErrUntrusted, "%v", err)
+		}
+		i := slices.IndexFunc(have, func(h feed.Order) bool { return h.Number == o.Number })
+		if i >= 0 && !sameJSON(have[i], o) {
+			return b.fault("H-506", feed.ErrUntrusted, "order %d is not the one accepted under this number", o.Number)
+		}
+	}
+	return nil
+}
+
+// orderAllowed: keys are added and the floor is reset under the root's
+// threshold or by an approver's key, never by the bundle key alone (DESIGN §5).
+func orderAllowed(o feed.Order) error {
+	if o.Kind == feed.OrderTrust || o.Kind == feed.OrderFloor {
+		return fmt.Errorf("order %d (%s) needs more than the bundle key: %w", o.Number, o.Kind, feed.ErrUntrusted)
+	}
+	return nil
+}
+
+// Close closes the media.
+func (b *Bundle) Close() {
+	for _, m := range b.media {
+		m.close()
+	}
+}
+
+// Info describes an opened bundle.
+type Info struct {
+	Set      Set
+	ID       feed.Digest
+	Standing Standing
+	Held     string    // HeldExpired, HeldFuture or nothing
+	Expired  bool      // at max(clock, floor)
+	Expires  time.Time // the earliest of set and metadata
+	Was      Accepted  // accepted before this bundle
+	Volumes  []int     // at hand
+	Other    []string  // directories that hold another set
+	Foreign  []string  // files that are not the bundle's, at most 100
+	Foreigns int       // how many there are
+	Orders   []feed.Order
+	Warnings []error // Faults
+}
+
+// Info returns what is known without reading the payload.
+func (b *Bundle) Info() Info {
+	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.foreign, b.nForeign, b.orders, b.warnings}
+	for v := range b.present {
+		i.Volumes = append(i.Volumes, v)
+	}
+	slices.Sort(i.Volumes)
+	return i
+}
+
+// Desired is the state that this inside shall reach: the set's if it is newer,
+// else the accepted one's.
+func (b *Bundle) Desired() []FeedLine { return b.desired }
+
+// Damaged lists what the media hold but not as signed.
+func (b *Bundle) Damaged() []Damage { return b.damaged }
+
+// Useless is the error for a set that is not newer and brought nothing: H-503
+// for an older one, H-504 for one whose expiry has passed (the freeze attack).
+// A repeated set within its time is no error.
+func (b *Bundle) Useless() error {
+	switch {
+	case b.accepted || b.standing == Newer:
+		return nil
+	case b.standing == Older:
+		return b.fault("H-503", feed.ErrRollback, "older than bundle %d, which was accepted, and nothing in it is missing here", b.was.Number)
+	case b.expired:
+		return b.fault("H-504", feed.ErrRollback, "expired on %s and not newer than what was accepted", b.expires.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Accepted is the set that counts now: this one after Accept if it was newer.
+func (b *Bundle) Accepted() Accepted { return b.was }

@@ -1,0 +1,201 @@
+package packager
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/state"
+)
+
+// SetupName is the set-up file's name on the set-up medium (初期登録媒体).
+const SetupName = "hashike-setup.json"
+
+// setup is the set-up file: what an inside is born with. The fingerprint on
+// paper covers all of it, so that neither root, site, time nor secret can be
+// exchanged on the way.
+type setup struct {
+	Schema  int       `json:"schema"`
+	Format  string    `json:"format"` // "hashike-setup"
+	Site    int       `json:"site"`
+	Created time.Time `json:"created"` // the inside's first time floor
+	Secret  []byte    `json:"secret"`  // 32 random bytes: the key of this site's receipts
+	Root    []byte    `json:"root"`    // 1.root.json
+}
+
+const (
+	setupFormat = "hashike-setup"
+	secretSize  = 32
+	maxSetup    = maxMetadata * 2
+)
+
+// fingerprintDigits is the length of a fingerprint: 38 digits hold 126 bits of
+// SHA-256, two check them.
+const fingerprintDigits = 40
+
+// fingerprint is the first 38 decimal digits' worth of SHA-256 over a fixed
+// layout (docs/bundle.md §8), and two check digits.
+func (s setup) fingerprint() string {
+	root := sha256.Sum256(s.Root)
+	b := []byte("hashike-setup-v1\x00")
+	b = binary.BigEndian.AppendUint32(b, uint32(s.Site))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.Created.Unix()))
+	b = append(b, s.Secret...)
+	b = append(b, root[:]...)
+	h := sha256.Sum256(b)
+	n := new(big.Int).SetBytes(h[:])
+	n.Mod(n, new(big.Int).Exp(big.NewInt(10), big.NewInt(fingerprintDigits-2), nil))
+	return withCheck(fmt.Sprintf("%0*s", fingerprintDigits-2, n.String()))
+}
+
+func secretPath(data state.Dir, site int) string {
+	return filepath.Join(data.Keys(), "site-"+strconv.Itoa(site)+".json")
+}
+
+// WriteSetup writes the set-up file for one inside to path and returns the
+// fingerprint for the paper sheet: ten groups of four digits. The site's
+// secret is made at the first call and kept in keys/; a later call for the
+// same site writes the same file.
+func WriteSetup(data state.Dir, site int, path string, now time.Time) (string, error) {
+	if site < 1 || site > maxSite {
+		return "", fmt.Errorf("site %d is not 1 to %d: %w", site, maxSite, feed.ErrConfig)
+	}
+	s, err := readSetup(secretPath(data, site))
+	if errors.Is(err, fs.ErrNotExist) {
+		s, err = newSetup(data, site, now)
+	}
+	if err != nil {
+		return "", err
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return "", err
+	}
+	return grouped(s.fingerprint()), durable.WriteFile(path, b)
+}
+
+func newSetup(data state.Dir, site int, now time.Time) (setup, error) {
+	root, err := os.ReadFile(rootPath(data.Trust(), 1))
+	if err != nil {
+		return setup{}, fmt.Errorf("this outside has no root of trust (run init): %w: %w", err, feed.ErrConfig)
+	}
+	s := setup{Schema: 1, Format: setupFormat, Site: site, Created: now.UTC().Truncate(time.Second), Root: root, Secret: make([]byte, secretSize)}
+	rand.Read(s.Secret)
+	b, err := json.Marshal(s)
+	if err != nil {
+		return s, err
+	}
+	return s, durable.WriteFile(secretPath(data, site), b)
+}
+
+func readSetup(path string) (setup, error) {
+	var s setup
+	f, err := os.Open(path)
+	if err != nil {
+		return s, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSetup+1))
+	if err == nil && len(b) > maxSetup {
+		err = fmt.Errorf("over %d bytes: %w", maxSetup, feed.ErrDamaged)
+	}
+	if err == nil {
+		err = strict(b, &s)
+	}
+	if err == nil && (s.Schema != 1 || s.Format != setupFormat || s.Site < 1 || s.Site > maxSite || len(s.Secret) != secretSize || s.Created.IsZero()) {
+		err = fmt.Errorf("not a set-up file of this version: %w", feed.ErrDamaged)
+	}
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Pair makes data a new inside from the set-up file (or the directory that
+// holds it) and the fingerprint typed from the paper sheet. Full-width digits,
+// spaces and dashes are accepted. Errors: H-508 for a fingerprint that was
+// mistyped (ErrConfig) or does not fit the file (ErrUntrusted); ErrConfig if
+// data is set up already. No other function accepts a first root or a secret.
+func Pair(data state.Dir, file, fingerprint string) error {
+	if _, err := os.Stat(data.DB()); err == nil {
+		return fmt.Errorf("%s is set up already: %w", data, feed.ErrConfig)
+	}
+	digits, ok := plainDigits(fingerprint)
+	if !ok || len(digits) != fingerprintDigits || !checks(digits) {
+		return feed.NewFault(fmt.Errorf("the fingerprint is %d digits in groups of four and was mistyped: %w", fingerprintDigits, feed.ErrConfig), "H-508", "reason", "mistyped")
+	}
+	if st, err := os.Stat(file); err == nil && st.IsDir() {
+		file = filepath.Join(file, SetupName)
+	}
+	s, err := readSetup(file)
+	if err != nil {
+		return err
+	}
+	if s.fingerprint() != digits {
+		return feed.NewFault(fmt.Errorf("%s does not have the fingerprint on paper: %w", file, feed.ErrUntrusted), "H-508", "reason", "mismatch", "file", file)
+	}
+	if err := soundRoot(s.Root, 1); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return settle(data, s)
+}
+
+// soundRoot checks that b is a root of the given version signed by itself.
+func soundRoot(b []byte, version int64) error {
+	root, err := trustRoot(b)
+	if err == nil && root.Signed.Version != version {
+		err = fmt.Errorf("root has version %d, not %d: %w", root.Signed.Version, version, feed.ErrUntrusted)
+	}
+	if err == nil && len(root.Signed.Roles[metadata.ROOT].KeyIDs) == 0 {
+		err = fmt.Errorf("root without keys: %w", feed.ErrUntrusted)
+	}
+	return err
+}
+
+// settle writes what Pair accepted; the database comes last, so that a killed
+// run is simply repeated.
+func settle(data state.Dir, s setup) error {
+	dir := filepath.Join(data.Trust(), firstTrust)
+	for _, d := range []string{data.Keys(), dir} {
+		if err := durable.Mkdir(d); err != nil {
+			return err
+		}
+	}
+	if err := durable.WriteFile(rootPath(dir, 1), s.Root); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(data.Keys(), "receipt.secret"), s.Secret); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, nameFloor), []byte(s.Created.Format(time.RFC3339))); err != nil {
+		return err
+	}
+	return state.At(data, "init").Create("inside", s.Site)
+}
+
+// nameFloor holds the first time floor beside the first root, so that making
+// the database stays the one last step of pairing.
+const nameFloor = "created"
+
+// firstFloor is the floor before the first bundle.
+func firstFloor(data state.Dir) (time.Time, error) {
+	b, err := os.ReadFile(filepath.Join(data.Trust(), firstTrust, nameFloor))
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Parse(time.RFC3339, string(b))
+}
