@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime/debug"
 	"strconv"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -76,7 +77,7 @@ func Run(ctx context.Context, j Job) (Verdict, error) {
 }
 
 func (p *proof) run(ctx context.Context) (Verdict, error) {
-	if err := p.job.Setup.Feed.Verify(ctx, p.job.Content, p.job.Trust, p); err != nil {
+	if err := p.call(ctx); err != nil {
 		return Verdict{}, p.refusal(err)
 	}
 	if err := ctx.Err(); err != nil {
@@ -86,6 +87,16 @@ func (p *proof) run(ctx context.Context) (Verdict, error) {
 		return Verdict{}, err
 	}
 	return p.verdict()
+}
+
+// call is the kind's Verify. A kind that panics over a snapshot has not proved it.
+func (p *proof) call(ctx context.Context) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("kind %s panicked: %v: %w\n%s", p.job.Setup.Kind.Name, v, feed.ErrUntrusted, clip(string(debug.Stack())))
+		}
+	}()
+	return p.job.Setup.Feed.Verify(ctx, p.job.Content, p.job.Trust, p)
 }
 
 // refusal gives a kind's error its code, unless it has one.

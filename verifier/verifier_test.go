@@ -270,6 +270,9 @@ func TestWrongFeedAndCancel(t *testing.T) {
 	if _, err := Run(t.Context(), j); !errors.Is(err, feed.ErrUntrusted) {
 		t.Errorf("other kind: %v", err)
 	}
+	if _, err := Run(t.Context(), job(c, func(*content, feed.Proof) error { panic("boom") })); !errors.Is(err, feed.ErrUntrusted) || code(err) != "H-502" {
+		t.Errorf("panic: %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Run(ctx, job(c, ok)); !errors.Is(err, context.Canceled) {

@@ -331,7 +331,7 @@ func TestServe(t *testing.T) {
 	if res, _ = get("test.cvd", "If-None-Match", res.Header.Get("ETag")); res.StatusCode != 304 {
 		t.Errorf("same: %d", res.StatusCode)
 	}
-	five.imported = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // a clock that was wrong
+	m.set(func() { five.imported = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }) // a clock that was wrong
 	if res, _ = get("test.cvd"); res.Header.Get("Last-Modified") != five.artifacts["test.cvd"].Time.Format(http.TimeFormat) {
 		t.Errorf("Last-Modified %s is before the build", res.Header.Get("Last-Modified"))
 	}
@@ -340,9 +340,9 @@ func TestServe(t *testing.T) {
 	expect("test.cvd", 200, len(clamFile(t, "test-6.cvd")))
 	expect("test-4.cdiff", 200, len(clamFile(t, "test-4.cdiff"))) // of the publication before
 	expect("test-5.cvd.sign", 200, -1)
-	m.view.Withheld = map[string]string{"test-6.cdiff": "bad"}
+	m.set(func() { m.view.Withheld = map[string]string{"test-6.cdiff": "bad"} })
 	expect("test-6.cdiff", 200, 0)
-	m.view.Withheld = nil
+	m.set(func() { m.view.Withheld = nil })
 	m.publish(five) // a rollback
 	expect("test.cvd", 200, len(clamFile(t, "test-5.cvd")))
 	expect("test-6.cdiff", 404, -1)

@@ -51,14 +51,14 @@ func newTerminal(t *testing.T, set feed.Setting) *terminal {
 	return &terminal{t, db, conf}
 }
 
-func (c *terminal) update(m *mirror) string {
+func (c *terminal) update(m *mirror) (out string, asked []string) {
 	c.t.Helper()
-	m.requests = nil
-	out, err := exec.CommandContext(c.t.Context(), program(c.t, "freshclam"), "--no-dns", "--config-file="+c.conf, "--stdout").CombinedOutput()
+	m.asked()
+	b, err := exec.CommandContext(c.t.Context(), program(c.t, "freshclam"), "--no-dns", "--config-file="+c.conf, "--stdout").CombinedOutput()
 	if err != nil {
-		c.t.Fatalf("freshclam: %v\n%s\nasked %v", err, out, m.requests)
+		c.t.Fatalf("freshclam: %v\n%s\nasked %v", err, b, m.asked())
 	}
-	return string(out)
+	return string(b), m.asked()
 }
 
 // version asks ClamAV's own tool what the terminal has and whether it holds.
@@ -76,7 +76,7 @@ func (c *terminal) version(ext string) string {
 	return ""
 }
 
-// finds has clamscan load the terminal's databases and scan.
+// scans has clamscan load the terminal's databases and scan.
 func (c *terminal) scans() {
 	c.t.Helper()
 	file := filepath.Join(c.t.TempDir(), "clean.txt")
@@ -104,59 +104,60 @@ func TestRealFreshclam(t *testing.T) {
 		m.publish(s)
 	}
 	publish(2, 3)
-	settings, err := f.(feed.ClientSettings).Settings(m.view, m.base())
+	view, _ := m.current()
+	settings, err := f.(feed.ClientSettings).Settings(view, m.base())
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked := func(name string) bool { return slices.Contains(m.requests, "/"+name) }
 
 	c := newTerminal(t, settings[0])
-	out := c.update(m)
+	out, asked := c.update(m)
+	saw := func(name string) bool { return slices.Contains(asked, "/"+name) }
 	if c.version(".cvd") != "3" {
 		t.Fatalf("from nothing: %s", out)
 	}
 	c.scans()
-	if out = c.update(m); !strings.Contains(out, "up-to-date") || len(m.requests) != 1 {
-		t.Errorf("nothing new: asked %v\n%s", m.requests, out)
+	if out, asked = c.update(m); !strings.Contains(out, "up-to-date") || len(asked) != 1 {
+		t.Errorf("nothing new: asked %v\n%s", asked, out)
 	}
 
 	publish(2, 5)
-	if out = c.update(m); c.version(".cld") != "5" || !asked("test-4.cdiff") || !asked("test-5.cdiff") {
-		t.Fatalf("by patches: asked %v\n%s", m.requests, out)
+	if out, asked = c.update(m); c.version(".cld") != "5" || !saw("test-4.cdiff") || !saw("test-5.cdiff") {
+		t.Fatalf("by patches: asked %v\n%s", asked, out)
 	}
 	publish(2, 6)
-	if out = c.update(m); c.version(".cld") != "6" || !asked("test-6.cdiff") || asked("test-5.cdiff") {
-		t.Fatalf("by the next patch: asked %v\n%s", m.requests, out)
+	if out, asked = c.update(m); c.version(".cld") != "6" || !saw("test-6.cdiff") || saw("test-5.cdiff") {
+		t.Fatalf("by the next patch: asked %v\n%s", asked, out)
 	}
 	c.scans()
 
 	// A terminal that was away too long: its first patch is no longer carried.
-	m.view.Older, m.ok = nil, false
+	m.forget()
 	publish(4, 6)
 	far := newTerminal(t, settings[0])
 	if err := os.WriteFile(filepath.Join(far.dir, "test.cvd"), clamFile(t, "test-1.cvd"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out = far.update(m); far.version(".cvd") != "6" || !asked("test-2.cdiff") || asked("test-4.cdiff") {
-		t.Errorf("over a gap: asked %v\n%s", m.requests, out)
+	if out, asked = far.update(m); far.version(".cvd") != "6" || !saw("test-2.cdiff") || saw("test-4.cdiff") {
+		t.Errorf("over a gap: asked %v\n%s", asked, out)
 	}
 	far.scans()
 
 	// Exactly one behind, and that patch is not there: with 404 it would never move again.
-	m.view.Older, m.ok = nil, false
+	m.forget()
 	publish(7, 6)
 	one := newTerminal(t, settings[0])
 	if err := os.WriteFile(filepath.Join(one.dir, "test.cvd"), clamFile(t, "test-5.cvd"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out = one.update(m); one.version(".cvd") != "6" {
-		t.Errorf("one behind: asked %v\n%s", m.requests, out)
+	if out, asked = one.update(m); one.version(".cvd") != "6" {
+		t.Errorf("one behind: asked %v\n%s", asked, out)
 	}
 
 	// Whole files, as the second setting says.
 	private := newTerminal(t, settings[1])
-	if out = private.update(m); private.version(".cvd") != "6" {
-		t.Errorf("PrivateMirror: asked %v\n%s", m.requests, out)
+	if out, asked = private.update(m); private.version(".cvd") != "6" {
+		t.Errorf("PrivateMirror: asked %v\n%s", asked, out)
 	}
 }
 

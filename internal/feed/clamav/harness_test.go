@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -263,23 +264,46 @@ func judge(t testing.TB, f feed.Feed, s *snapshot, trust feed.Trust, marks map[s
 // mirror serves whatever view is set.
 type mirror struct {
 	*httptest.Server
+	mu       sync.Mutex
 	view     feed.View
 	ok       bool
 	requests []string
+}
+
+func (m *mirror) current() (feed.View, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.view, m.ok
+}
+
+// set changes what is served.
+func (m *mirror) set(change func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change()
+}
+
+// asked returns the requests since the last call.
+func (m *mirror) asked() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.requests
+	m.requests = nil
+	return r
 }
 
 func newMirror(t testing.TB, f feed.Feed) *mirror {
 	t.Helper()
 	m := &mirror{}
 	h, err := f.Handler(feed.Serving{
-		Feed: "clamav", View: func(string) (feed.View, bool) { return m.view, m.ok },
+		Feed: "clamav", View: func(string) (feed.View, bool) { return m.current() },
 		Ring: func(*http.Request) string { return "all" }, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.Server = httptest.NewServer(http.StripPrefix("/av/clamav", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m.requests = append(m.requests, r.URL.Path) // freshclam asks one thing after the other
+		m.set(func() { m.requests = append(m.requests, r.URL.Path) })
 		h.ServeHTTP(w, r)
 	})))
 	t.Cleanup(m.Close)
@@ -292,8 +316,13 @@ func (m *mirror) base() *url.URL {
 }
 
 func (m *mirror) publish(s *snapshot) {
-	if m.ok {
-		m.view.Older = append([]feed.Content{m.view.Content}, m.view.Older...)
-	}
-	m.view.Content, m.ok, m.requests = s, true, nil
+	m.set(func() {
+		if m.ok {
+			m.view.Older = append([]feed.Content{m.view.Content}, m.view.Older...)
+		}
+		m.view.Content, m.ok = s, true
+	})
 }
+
+// forget leaves nothing published.
+func (m *mirror) forget() { m.set(func() { m.view, m.ok = feed.View{}, false }) }
