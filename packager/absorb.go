@@ -49,7 +49,7 @@ type absorber struct {
 // all good blobs are kept. It starts nothing that cannot fit (H-801). A medium
 // pulled meanwhile is H-803. Repeating it continues where it ended.
 func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error) {
-	a := &absorber{b: b, ctx: ctx, store: store, group: store.Group(), wanted: map[sum]struct{}{}, docs: map[sum]FeedLine{}, buf: bufio.NewReaderSize(nil, 256<<10)}
+	a := newAbsorber(ctx, b, store)
 	defer a.group.Close()
 	b.damaged = nil
 	for _, v := range b.volumes {
@@ -72,6 +72,11 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	}
 	a.out.Left = int64(len(a.wanted))
 	return a.out, err
+}
+
+func newAbsorber(ctx context.Context, b *Bundle, store *cas.Store) *absorber {
+	return &absorber{b: b, ctx: ctx, store: store, group: store.Group(), wanted: map[sum]struct{}{}, docs: map[sum]FeedLine{},
+		buf: bufio.NewReaderSize(nil, 256<<10)}
 }
 
 // each calls fn for every container of the volumes at hand.

@@ -109,3 +109,9 @@ func ForgeRoot(t testing.TB, data, other state.Dir, offline ...int) []byte {
 
 // Warning is the expiry warning for a time left.
 func Warning(d time.Duration) int { return warning(d) }
+
+// Small gives o small limits: segments of this many bytes, manifests of this many layers.
+func Small(o PackOptions, segment int64, layers int) PackOptions {
+	o.limits = limits{segment, layers}
+	return o
+}

@@ -55,7 +55,22 @@ func ok(t testing.TB, err error) {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	dir := t.TempDir()
+	return newWorldIn(t, t.TempDir())
+}
+
+// memory is a directory in which flushing costs nothing, where there is one:
+// for tests that make hundreds of imports.
+func memory(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "hashike-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func newWorldIn(t *testing.T, dir string) *world {
+	t.Helper()
 	w := &world{t: t, now: day0, out: state.Dir(filepath.Join(dir, "outside")), in: state.Dir(filepath.Join(dir, "inside"))}
 	w.outDB, w.inDB = state.At(w.out, "test"), state.At(w.in, "test")
 	ok(t, w.outDB.Create("outside", 0))

@@ -43,6 +43,14 @@ type PackOptions struct {
 	Validity     time.Duration // 0 is DefaultValidity
 	Who          string
 	Progress     func(Progress) // may be nil
+
+	limits limits // zero: the format's
+}
+
+// limits of one container and one manifest; tests make them small.
+type limits struct {
+	segment int64
+	layers  int
 }
 
 // Report is what Pack wrote.
@@ -142,6 +150,9 @@ func (o *PackOptions) check() error {
 		return feed.NewFault(fmt.Errorf("packing: %w", feed.ErrWrongSide), "H-201", "side", side)
 	}
 	o.Now = o.Now.UTC().Truncate(time.Second)
+	if o.limits == (limits{}) {
+		o.limits = limits{segmentSize, maxLayers}
+	}
 	if o.Validity == 0 {
 		o.Validity = DefaultValidity
 	}

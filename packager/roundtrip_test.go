@@ -3,7 +3,6 @@ package packager_test
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"os"
@@ -110,47 +109,37 @@ func TestSkippedBundleIsFilledByOlderOne(t *testing.T) {
 	wantCode(t, b.Useless(), "H-503")
 }
 
-func TestSegmentsAndPacks(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes 2 GiB")
-	}
+// A blob larger than a segment crosses in pieces, spread over many manifests.
+func TestSegmentsAndManifests(t *testing.T) {
 	w := newWorld(t)
-	// A sparse source of 1 GiB + 5 bytes: two segments.
-	big := filepath.Join(t.TempDir(), "big")
-	f := must(os.Create(big))(t)
-	ok(t, f.Truncate(1<<30+5))
-	must(f.WriteAt([]byte("end"), 1<<30+1))(t)
-	f.Seek(0, 0)
-	d, _, err := w.outCAS.Put(context.Background(), f, "")
-	ok(t, err)
-	b := w.outCAS.NewSnapshot()
-	ok(t, b.Add(feed.Artifact{Path: "big", Digest: d, Class: feed.Feature}))
-	s := must(b.Commit(feed.Header{Feed: "alpha", Kind: "tiny", Serial: 1, Taken: w.now}))(t)
-	dir, r := w.pack(packager.Carry{Snapshot: s})
-	if r.Files != 3 {
-		t.Errorf("%d containers, want a document and two segments", r.Files)
+	a := w.snapshot("alpha", files{"big": random(10<<20 + 5), "other": random(1<<20 + 1), "small": []byte("x")})
+	o := packager.Small(w.options(filepath.Join(t.TempDir(), "m"), a), 1<<20, 4)
+	r := must(packager.Pack(context.Background(), o))(t)
+	if r.Files != 2+11+2+1 { // documents, big, other in two, pack
+		t.Errorf("%d containers", r.Files)
 	}
-	if got, dam, err := w.take(dir); err != nil || got.Blobs != 1 || len(dam) != 0 {
+	var idx struct{ Manifests []json.RawMessage }
+	ok(t, json.Unmarshal(must(os.ReadFile(filepath.Join(o.To, "index.json")))(t), &idx))
+	if len(idx.Manifests) != 4 {
+		t.Errorf("%d manifests for 16 containers of at most 4", len(idx.Manifests))
+	}
+	// One damaged segment is named and the blob left out; then the good medium completes it.
+	bad := copyTree(t, o.To)
+	for _, name := range mediumFiles(t, bad) {
+		p := filepath.Join(bad, name)
+		if st := must(os.Stat(p))(t); strings.HasPrefix(name, "blobs/") && st.Size() == 5 {
+			ok(t, os.WriteFile(p, []byte("wrong"), 0o644))
+		}
+	}
+	got, damaged, err := w.take(bad)
+	ok(t, err)
+	if got.Blobs != 2 || got.Left != 1 || len(damaged) != 1 {
+		t.Errorf("absorbed %+v, damaged %v", got, damaged)
+	}
+	if got, dam, err := w.take(o.To); err != nil || got.Blobs != 1 || len(dam) != 0 {
 		t.Fatal(got, dam, err)
 	}
-	ok(t, w.inCAS.Verify(context.Background(), d))
-}
-
-func TestManyFilesMakeManyManifests(t *testing.T) {
-	w := newWorld(t)
-	f := files{}
-	for i := range 410 {
-		f["f/"+hex.EncodeToString([]byte{byte(i >> 8), byte(i)})] = append(random(8), make([]byte, 1<<20)...)
-	}
-	dir, _ := w.pack(w.snapshot("alpha", f))
-	var idx struct{ Manifests []json.RawMessage }
-	ok(t, json.Unmarshal(must(os.ReadFile(filepath.Join(dir, "index.json")))(t), &idx))
-	if len(idx.Manifests) != 2 {
-		t.Errorf("%d manifests for 412 containers", len(idx.Manifests))
-	}
-	if got, _, err := w.take(dir); err != nil || got.Blobs != 410 {
-		t.Fatal(got, err)
-	}
+	w.holds(a)
 }
 
 // The block table, computed here by another way than the packager's: layers in

@@ -230,12 +230,12 @@ func (v *volume) blob(a feed.Artifact) error {
 		return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrDamaged), "H-702", "file", a.Path, "digest", string(a.Digest))
 	}
 	defer f.Close()
-	if a.Size <= segmentSize {
+	if a.Size <= v.o.limits.segment {
 		return v.container(f, Container{Type: typeFile, Digest: a.Digest, Size: a.Size})
 	}
 	whole := sha256.New()
-	for at := int64(0); at < a.Size; at += segmentSize {
-		n := min(segmentSize, a.Size-at)
+	for at := int64(0); at < a.Size; at += v.o.limits.segment {
+		n := min(v.o.limits.segment, a.Size-at)
 		err := v.container(io.TeeReader(io.LimitReader(f, n), whole), Container{Type: typeSegment, Size: n, Of: a.Digest, At: at, All: a.Size})
 		if err != nil {
 			return err
@@ -304,7 +304,7 @@ func (v *volume) enter(c Container) error {
 		f(Progress{Stage: "write", Name: blobName(c.Digest), Done: v.line.Bytes, Total: v.p.bytes})
 	}
 	v.layers = append(v.layers, descriptor(mediaType(c.Type), c.Digest, c.Size))
-	if len(v.layers) == maxLayers {
+	if len(v.layers) == v.o.limits.layers {
 		return v.manifest()
 	}
 	return nil
