@@ -45,6 +45,9 @@ func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	if l, ok := r.(*io.LimitedReader); ok && l.N <= inline {
+		return w.copySmall(l)
+	}
 	var n int64
 	var err error
 	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok {
@@ -54,6 +57,20 @@ func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	}
 	w.bytes += n
 	return n, err
+}
+
+// inline is the size up to which a file goes out in one write with its header:
+// it must fit net/http's buffer of 4 KiB together with that.
+const inline = 3 << 10
+
+func (w *response) copySmall(l *io.LimitedReader) (int64, error) {
+	b := make([]byte, l.N)
+	n, err := io.ReadFull(l, b)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	m, werr := w.Write(b[:n])
+	return int64(m), errors.Join(err, werr)
 }
 
 // Flush sends what is buffered.
@@ -84,17 +101,17 @@ func (w *response) whole(r *http.Request) bool {
 func (s *Server) serveFeed(w http.ResponseWriter, r *http.Request, m *mounted, inner string) {
 	began := time.Now()
 	rw := &response{ResponseWriter: w}
-	r2 := new(http.Request)
-	*r2 = *r
-	u := *r.URL
-	u.Path, u.RawPath = inner, ""
-	r2.URL = &u
+	// The path is changed in place and put back: a copy of the request, as
+	// http.StripPrefix makes, costs a tenth of a small file.
+	path, raw := r.URL.Path, r.URL.RawPath
+	r.URL.Path, r.URL.RawPath = inner, ""
 	defer func() {
+		r.URL.Path, r.URL.RawPath = path, raw
 		m.stats.count(rw.status, rw.bytes)
 		s.access.line(r, m.setup.Name, rw.status, rw.bytes, began)
 		s.sighted(r, m, inner, rw)
 	}()
-	m.handler.ServeHTTP(rw, r2)
+	m.handler.ServeHTTP(rw, r)
 }
 
 // sighted notes that a terminal took a payload. Kinds whose protocol says more
@@ -103,20 +120,45 @@ func (s *Server) sighted(r *http.Request, m *mounted, inner string, rw *response
 	if !rw.whole(r) {
 		return
 	}
-	v, ok := m.view(s.o.Rings.Of(r))
-	if !ok {
-		return
-	}
-	p := strings.TrimPrefix(inner, "/")
-	a, ok := v.Lookup(p)
-	for i := 0; !ok && i < len(v.Older); i++ {
-		a, ok = v.Older[i].Lookup(p)
-	}
-	if ok && a.Class != feed.Metadata {
+	if p := m.payload(s.o.Rings.Of(r), strings.TrimPrefix(inner, "/")); p.path != "" {
 		s.ledger.Saw(feed.Sighting{
-			Time: s.o.Clock().UTC(), Feed: m.setup.Name, Terminal: peer(r).String(), Event: "took", Path: a.Path, Version: a.Version,
+			Time: s.o.Clock().UTC(), Feed: m.setup.Name, Terminal: peer(r).String(), Event: "took", Path: p.path, Version: p.version,
 		})
 	}
+}
+
+// asked is a ring's path; took what it was, with an empty path if no payload.
+type asked struct{ ring, path string }
+
+type took struct{ path, version string }
+
+// maxAsked bounds what a publication remembers of its popular paths.
+const maxAsked = 8192
+
+func (m *mounted) payload(ring, p string) took {
+	k := asked{ring, p}
+	m.mu.RLock()
+	t, known := m.asked[k]
+	m.mu.RUnlock()
+	if known {
+		return t
+	}
+	if v, ok := m.view(ring); ok {
+		a, ok := v.Lookup(p)
+		for i := 0; !ok && i < len(v.Older); i++ {
+			a, ok = v.Older[i].Lookup(p)
+		}
+		if ok && a.Class != feed.Metadata {
+			t = took{a.Path, a.Version}
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.asked == nil || len(m.asked) >= maxAsked {
+		m.asked = map[asked]took{}
+	}
+	m.asked[k] = t
+	return t
 }
 
 // access is the access log: lines gather in memory and are written once a

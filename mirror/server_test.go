@@ -500,8 +500,8 @@ func TestResponsePassesFilesOn(t *testing.T) {
 	var _ io.ReaderFrom = (*response)(nil)
 	called := false
 	rw := &response{ResponseWriter: readsFrom{httptest.NewRecorder(), &called}}
-	http.ServeContent(rw, httptest.NewRequest("GET", "/", nil), "x.bin", begin, strings.NewReader("0123456789"))
-	if !called || rw.bytes != 10 || rw.status != 200 {
+	http.ServeContent(rw, httptest.NewRequest("GET", "/", nil), "x.bin", begin, strings.NewReader(strings.Repeat("x", inline+1)))
+	if !called || rw.bytes != inline+1 || rw.status != 200 {
 		t.Fatalf("%v %+v", called, rw)
 	}
 }

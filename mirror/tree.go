@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,8 @@ type mounted struct {
 	marks   string                // of the generation files it was built from
 	err     error                 // why newer files do not count
 	built   time.Time
+	mu      sync.RWMutex
+	asked   map[asked]took // of popular paths
 	stats   *feedStats
 }
 
@@ -167,10 +170,12 @@ func (w *watcher) build(s feed.Setup, marks string, before *mounted) *mounted {
 	if err != nil {
 		m.err = err
 		if before != nil {
-			kept := *before
-			kept.marks, kept.err, kept.built = marks, err, time.Now()
-			w.report(before, &kept)
-			return &kept
+			kept := &mounted{
+				setup: s, handler: before.handler, views: before.views, gens: before.gens,
+				marks: marks, err: err, stats: before.stats, built: time.Now(),
+			}
+			w.report(before, kept)
+			return kept
 		}
 		h = http.HandlerFunc(unavailable)
 	}

@@ -97,7 +97,7 @@ func (s *Store) File(d feed.Digest) (*os.File, error) {
 	if _, err := feed.ParseDigest(string(d)); err != nil {
 		return nil, err
 	}
-	return s.root.Open(name(d))
+	return s.open(d)
 }
 
 // Blob returns a blob that needs no close: each ReadAt opens the file, so that
