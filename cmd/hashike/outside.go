@@ -52,26 +52,35 @@ func (s *station) chosen(names []string) ([]feed.Setup, error) {
 }
 
 func (a *app) fetchCommand() *cobra.Command {
-	return &cobra.Command{Use: "fetch [FEED…]", Short: a.cat.T("cmd.fetch"), Args: cobra.ArbitraryArgs,
+	var now bool
+	c := &cobra.Command{Use: "fetch [FEED…]", Short: a.cat.T("cmd.fetch"), Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, names []string) error {
 			return a.with("fetch", outside, func(s *station) error {
 				setups, err := s.chosen(names)
 				if err != nil {
 					return err
 				}
-				return s.fetch(c.Context(), setups, a.out)
+				return s.fetch(c.Context(), setups, now, a.out)
 			})
 		}}
+	c.Flags().BoolVar(&now, "now", false, a.cat.T("flag.fetchnow"))
+	return c
 }
 
-// fetch runs the feeds once and prints a line for each.
-func (s *station) fetch(ctx context.Context, setups []feed.Setup, out io.Writer) error {
+// fetch runs the feeds once and prints a line for each. now forgets how long a
+// vendor that refused us is to be left alone; waits it asked for itself stay.
+func (s *station) fetch(ctx context.Context, setups []feed.Setup, now bool, out io.Writer) error {
 	bar := s.progress()
 	f, err := s.fetcher(bar.fetch)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if now {
+		if err := f.Forgive(); err != nil {
+			return err
+		}
+	}
 	results := f.RunAll(ctx, setups)
 	bar.done()
 	var errs []error

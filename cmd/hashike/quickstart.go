@@ -97,7 +97,7 @@ func (q *quick) run(ctx context.Context) error {
 	}
 	defer out.close()
 	q.say("quick.fetch", len(feeds))
-	fetchErr := out.fetch(ctx, out.cfg.Feeds, q.out)
+	fetchErr := out.fetch(ctx, out.cfg.Feeds, false, q.out)
 	if fetchErr != nil {
 		q.report(fetchErr) // named; the others go on
 	}
