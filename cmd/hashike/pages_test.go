@@ -63,7 +63,8 @@ func TestPagesInABrowser(t *testing.T) {
 	blocks, names := "", []string{"clamav-test", "tools"}
 	files, spool := clamavFiles(t), t.TempDir()
 	spoolTo(t, files, spool, 2, 5)
-	dir, key := signedTree(t, map[string]string{"tool.exe": "one", "a-name-that-is-very-long-and-has-no-spaces-" + strings.Repeat("x", 120) + ".txt": "two"})
+	long := "a-name-that-is-very-long-and-has-no-spaces-" + strings.Repeat("x", 120) + ".txt"
+	dir, key := signedTree(t, map[string]string{"tool.exe": "one", long: "two"})
 	blocks = clamavBlock(spool) + "\n" + treeBlock(dir)
 	w := newWorld(t, blocks)
 	w.outside("order", "trust", "--feed", "tools", "--anchor", key, "--reason", "試験", "--approver", "課長",
@@ -75,9 +76,10 @@ func TestPagesInABrowser(t *testing.T) {
 	pages := []page{
 		{"freshness", terminals + "/?", "更新状況一覧", "days"},
 		{"settings", terminals + "/hashike/settings?", "端末の設定", "settings"},
-		{"feeds", admin + "/?", "更新", "feed"},
+		{"feeds", admin + "/?", "更新", "Feeds"},
 		{"feed", admin + "/feeds/" + names[0] + "?", names[0], names[0]},
 		{"origin", admin + "/origin?q=" + url.QueryEscape("clamav-test:test.cvd") + "&", "来歴票", "rigin"},
+		{"origin-long", admin + "/origin?q=" + url.QueryEscape("tools:"+long) + "&", "来歴票", "rigin"},
 		{"problems", admin + "/problems?", "", ""},
 		{"orders", admin + "/orders?", "", ""},
 	}
