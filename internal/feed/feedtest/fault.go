@@ -1,0 +1,339 @@
+package feedtest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashike/hashike/internal/feed"
+)
+
+// moments are the requests of a fetch at which something happens: the first
+// ones, the middle, the last.
+func moments(n int) []int {
+	out := []int{0, 1, 2, n / 2, n - 2, n - 1}
+	out = slices.DeleteFunc(out, func(i int) bool { return i < 0 || i >= n })
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+const blockPage = "<!DOCTYPE html><html><head><title>Blocked</title></head><body>This site is not allowed.</body></html>"
+
+// testFaults: what stands between, or a vendor in trouble, is told apart from
+// the vendor's word, and the accepted state stays.
+func testFaults(t *testing.T, h *history) {
+	if h.c.Dir != "" {
+		testDirFaults(t, h)
+		return
+	}
+	length := func(w http.ResponseWriter, n int) { w.Header().Set("Content-Length", strconv.Itoa(n)) }
+	for what, f := range map[string]struct {
+		answer func(w http.ResponseWriter, r *http.Request)
+		code   string
+	}{
+		"block page": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			w.Write([]byte(blockPage))
+		}, "H-302"},
+		"500": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, "H-301"},
+		"cut": {func(w http.ResponseWriter, _ *http.Request) {
+			length(w, 500)
+			w.Write(make([]byte, 10))
+			panic(http.ErrAbortHandler)
+		}, "H-301"},
+		"drip": {func(w http.ResponseWriter, r *http.Request) {
+			length(w, 500)
+			w.Write([]byte{0})
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}, "H-301"},
+	} {
+		b := h.c.bench(t)
+		old := b.at(t, h.c.Older)
+		b.up.set(t, h.c.Now, b.clock)
+		probe := h.c.bench(t)
+		probe.at(t, h.c.Older)
+		probe.at(t, h.c.Now)
+		for _, k := range moments(len(probe.up.requests())) {
+			b.up.break_(func(n int, w http.ResponseWriter, r *http.Request) bool {
+				if n < k {
+					return false
+				}
+				f.answer(w, r)
+				return true
+			})
+			res, err := b.run(t.Context())
+			fault, ok := errors.AsType[*feed.Fault](err)
+			switch {
+			case len(b.up.requests()) <= k:
+				continue // what was loaded before the last fault is not asked again
+			case err == nil:
+				t.Errorf("%s from request %d on: %+v", what, k, res)
+			case errors.Is(err, feed.ErrUntrusted):
+				t.Errorf("%s from request %d on is taken for an attack: %v", what, k, err)
+			case !errors.Is(err, feed.ErrTransient) && !errors.Is(err, feed.ErrUpstream), !ok, fault.Code != f.code && what != "cut":
+				t.Errorf("%s from request %d on, want %s: %v", what, k, f.code, err)
+			}
+			b.stays(t, old.Header().Serial)
+		}
+		b.up.set(t, h.c.Now, b.clock)
+		b.clock = b.clock.Add(10 * 24 * time.Hour).Add(-10 * 24 * time.Hour)
+		if res, err := b.run(t.Context()); err != nil || res.Unchanged {
+			t.Errorf("after %s has passed: %+v, %v", what, res, err)
+		}
+	}
+}
+
+// testDirFaults: a directory that is not there, is half filled, or holds what
+// is no file.
+func testDirFaults(t *testing.T, h *history) {
+	b := h.c.bench(t)
+	old := b.at(t, h.c.Older)
+	os.RemoveAll(b.up.dir)
+	if _, err := b.run(t.Context()); !errors.Is(err, feed.ErrConfig) {
+		t.Errorf("no directory: %v", err)
+	}
+	b.stays(t, old.Header().Serial)
+	secret := filepath.Join(t.TempDir(), "secret")
+	os.WriteFile(secret, []byte("a secret of this machine"), 0o600)
+	for p := range h.c.Now.Files {
+		at := filepath.Join(b.up.dir, filepath.FromSlash(p))
+		for what, spoil := range map[string]func(){
+			"missing":            func() {},
+			"a directory":        func() { os.Mkdir(at, 0o700) },
+			"a link that leaves": func() { os.Symlink(secret, at) },
+		} {
+			b := h.c.bench(t)
+			b.up.set(t, h.c.Now, b.clock)
+			at = filepath.Join(b.up.dir, filepath.FromSlash(p))
+			os.Remove(at)
+			spoil()
+			res, err := b.run(t.Context())
+			if err != nil {
+				if errors.Is(err, feed.ErrUntrusted) {
+					t.Errorf("%s is %s: taken for an attack: %v", p, what, err)
+				}
+				b.stays(t, 0)
+				continue
+			}
+			snap, _ := b.store.Snapshot(name, res.Serial)
+			for a := range h.now.Artifacts() {
+				if _, ok := snap.Lookup(a.Path); !ok && !h.c.Optional(a.Path) {
+					t.Errorf("%s is %s: accepted without %s", p, what, a.Path)
+				}
+			}
+			if _, ok := b.store.Stat(feed.DigestOf([]byte("a secret of this machine"))); ok {
+				t.Errorf("%s is %s: a file outside the directory was read", p, what)
+			}
+		}
+	}
+}
+
+// testMoving: the vendor publishes during the fetch, at every moment. What is
+// accepted is one of the two states, whole; or it is for later.
+func testMoving(t *testing.T, h *history) {
+	if h.c.Dir != "" {
+		t.Skip("a directory: see upstream faults")
+	}
+	count := h.c.bench(t)
+	count.at(t, h.c.Now)
+	for k := range len(count.up.requests()) + 1 {
+		b := h.c.bench(t)
+		b.up.set(t, h.c.Now, b.clock)
+		b.up.break_(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
+			if n == k {
+				b.up.switchTo(h.c.Newer, b.clock)
+			}
+			return false
+		})
+		res, err := b.run(t.Context())
+		if err != nil {
+			if !errors.Is(err, feed.ErrTransient) {
+				t.Errorf("published anew at request %d: %v", k, err)
+			}
+			continue
+		}
+		snap, serr := b.store.Snapshot(name, res.Serial)
+		if serr != nil {
+			t.Fatal(serr)
+		}
+		if !holds(snap, h.now) && !holds(snap, h.newer) {
+			t.Errorf("published anew at request %d: the snapshot is neither of both states", k)
+		}
+	}
+}
+
+// holds reports whether both snapshots name the same files, but for Optional ones.
+func holds(a, b feed.Content) bool {
+	for _, pair := range [][2]feed.Content{{a, b}, {b, a}} {
+		for x := range pair[0].Artifacts() {
+			if y, ok := pair[1].Lookup(x.Path); ok && y.Digest != x.Digest {
+				return false
+			} else if !ok && x.Class == feed.Metadata && !isSignature(x.Path) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// endless is more than any cap that a test can reach.
+const endless = 100 << 20
+
+// testOversize: bodies without an end are stopped at a cap, and those that
+// announce too much are not read at all.
+func testOversize(t *testing.T, h *history) {
+	if h.c.Dir != "" {
+		t.Skip("a directory: the file system bounds its files")
+	}
+	count := h.c.bench(t)
+	count.at(t, h.c.Now)
+	chunk := make([]byte, 1<<20)
+	for i := range chunk {
+		chunk[i] = byte(i*7 + 1) // no page, no text
+	}
+	for _, k := range moments(len(count.up.requests())) {
+		var path string
+		for _, announced := range []bool{true, false} {
+			b := h.c.bench(t)
+			b.up.set(t, h.c.Now, b.clock)
+			b.up.break_(func(n int, w http.ResponseWriter, r *http.Request) bool {
+				if n == k {
+					path = r.URL.Path
+				}
+				if n < k || r.URL.Path != path {
+					return false
+				}
+				if announced {
+					w.Header().Set("Content-Length", "1125899906842624")
+				} else if h.c.Huge(strings.TrimPrefix(path, below)) {
+					return false
+				}
+				for range endless >> 20 {
+					if _, err := w.Write(chunk); err != nil {
+						break
+					}
+				}
+				return true
+			})
+			res, err := b.run(t.Context())
+			if !announced && h.c.Huge(strings.TrimPrefix(path, below)) {
+				continue
+			}
+			if err == nil || !errors.Is(err, feed.ErrUpstream) && !errors.Is(err, feed.ErrUntrusted) {
+				t.Errorf("%s without an end (announced: %v): %+v, %v", path, announced, res, err)
+			}
+			if announced && res.Bytes > 4<<20 || res.Bytes > endless*3/4 {
+				t.Errorf("%s without an end (announced: %v): %d bytes were read", path, announced, res.Bytes)
+			}
+		}
+	}
+}
+
+// testCancelled: a cancelled context ends a fetch and a verification at once,
+// as what it is, and leaves no goroutine.
+func testCancelled(t *testing.T, h *history) {
+	before := ours(nil)
+	if h.c.Dir == "" {
+		count := h.c.bench(t)
+		count.at(t, h.c.Now)
+		for _, k := range moments(len(count.up.requests())) {
+			b := h.c.bench(t)
+			b.up.set(t, h.c.Now, b.clock)
+			ctx, cancel := context.WithCancel(t.Context())
+			b.up.break_(func(n int, _ http.ResponseWriter, r *http.Request) bool {
+				if n < k {
+					return false
+				}
+				cancel()
+				<-r.Context().Done()
+				return true
+			})
+			b.cancelled(t, ctx)
+			cancel()
+		}
+	}
+	b := h.c.bench(t)
+	b.up.set(t, h.c.Now, b.clock)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	b.cancelled(t, ctx)
+	for n := 0; ; n++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &tripwire{Content: h.now, left: n, trip: cancel}
+		j := h.judge(ctx, w, h.marks)
+		cancel()
+		if !w.tripped {
+			break // n is past the end
+		}
+		if !errors.Is(j.err, context.Canceled) {
+			t.Errorf("verification cancelled at its access %d: %v", n, j.err)
+		}
+		if w.after > 4 {
+			t.Errorf("verification cancelled at its access %d opened %d files more", n, w.after)
+		}
+	}
+	var left map[string]string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if left = ours(before); len(left) == 0 {
+			return
+		}
+	}
+	for _, stack := range left {
+		t.Errorf("goroutine left behind:\n%s", stack)
+	}
+}
+
+// cancelled runs with a context that ends: the run must end too, blame nobody
+// and accept nothing.
+func (b *bench) cancelled(t *testing.T, ctx context.Context) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.run(ctx)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled, but: %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("cancelled, but still running")
+	}
+	if st := b.state(t); st.Serial != 0 || st.Problem != "" {
+		t.Errorf("cancelled, but accepted %d, problem %q", st.Serial, st.Problem)
+	}
+	b.fetch.Close()
+}
+
+// ours are the running goroutines of our own packages but this one, without those of before.
+func ours(before map[string]string) map[string]string {
+	buf := make([]byte, 4<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	out := map[string]string{}
+	for _, g := range strings.Split(string(buf), "\n\n") {
+		id, _, _ := strings.Cut(g, " [")
+		if _, old := before[id]; !old && strings.Contains(g, "hashike/hashike/") && !strings.Contains(g, "/feedtest.") {
+			out[id] = g
+		}
+	}
+	return out
+}
+
+// tripwire cancels at the n-th access to a snapshot.
+type tripwire struct {
+	feed.Content
+	left    int
+	trip    func()
+	tripped bool
+	after   int // files opened since
+}
