@@ -102,6 +102,33 @@ func (c *Case) setup(t testing.TB, u *upstream) feed.Setup {
 	return s
 }
 
+// fresh makes the outside as it was before its first fetch. A new one would
+// cost hundreds of directories.
+func (b *bench) fresh(t testing.TB) {
+	t.Helper()
+	data := string(b.db.Dir())
+	for _, dir := range []string{"snapshots", "quarantine", "evidence"} {
+		old, err := filepath.Glob(filepath.Join(data, dir, "*"))
+		for _, p := range old {
+			err = errors.Join(err, os.RemoveAll(p))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	blobs, err := filepath.Glob(filepath.Join(data, "store", "sha256", "*", "*"))
+	for _, p := range blobs {
+		err = errors.Join(err, os.Remove(p))
+	}
+	if err == nil {
+		err = b.db.Update(func(tx state.Tx) error { return tx.PutFeed(name, state.FeedState{}) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.orders, b.clock = nil, b.c.Time
+}
+
 // run fetches once, a minute after the last time.
 func (b *bench) run(ctx context.Context) (fetcher.Result, error) {
 	b.clock = b.clock.Add(time.Minute)
@@ -241,6 +268,5 @@ func (b *bench) forge(t testing.TB, like feed.Header, list []file) *cas.Snapshot
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.store.DeleteSnapshot(like.Feed, like.Serial) })
 	return snap
 }

@@ -122,8 +122,9 @@ func deviceNames() []string { return []string{"con", "aux.txt", "a/NUL", "com1.d
 // testHostile: an index under the right signature gives files names that lead
 // elsewhere. The snapshot is refused, and nothing lies outside the store.
 func testHostile(t *testing.T, h *history) {
+	b := h.c.bench(t)
 	for _, p := range hostileNames() {
-		b := h.c.bench(t)
+		b.fresh(t)
 		b.up.set(t, h.c.Hostile(p), b.clock)
 		res, err := b.run(t.Context())
 		switch {
@@ -136,7 +137,7 @@ func testHostile(t *testing.T, h *history) {
 		b.contained(t)
 	}
 	for _, p := range deviceNames() {
-		b := h.c.bench(t)
+		b.fresh(t)
 		b.up.set(t, h.c.Hostile(p), b.clock)
 		if _, err := b.run(t.Context()); err != nil && !errors.Is(err, feed.ErrUpstream) && !errors.Is(err, feed.ErrUntrusted) {
 			t.Errorf("%q: %v", p, err)
@@ -183,6 +184,7 @@ func testUpstreamTampered(t *testing.T, h *history) {
 	for a := range h.now.Artifacts() {
 		genuine[a.Digest] = true
 	}
+	b := h.c.bench(t)
 	for _, p := range slices.Sorted(maps.Keys(h.c.Now.Files)) {
 		body := h.c.Now.Files[p]
 		if !genuine[feed.DigestOf(body)] {
@@ -197,7 +199,7 @@ func testUpstreamTampered(t *testing.T, h *history) {
 			if h.c.Loose(p, half) && x.what == "one bit flipped" {
 				continue
 			}
-			b := h.c.bench(t)
+			b.fresh(t)
 			b.up.set(t, h.c.Now.with(p, x.body), b.clock)
 			res, err := b.run(t.Context())
 			if err != nil {

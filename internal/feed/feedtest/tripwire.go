@@ -1,14 +1,36 @@
 package feedtest
 
 import (
+	"context"
 	"io/fs"
 	"iter"
 
 	"github.com/hashike/hashike/internal/feed"
 )
 
+// tripwire cancels at the n-th access to a snapshot.
+type tripwire struct {
+	feed.Content
+	left    int
+	trip    func()
+	tripped bool
+	done    bool // Verify has returned
+	after   int  // files opened since
+}
+
+// watched is a feed whose tripwire is taken away when its Verify has returned.
+type watched struct {
+	feed.Feed
+	wire *tripwire
+}
+
+func (f watched) Verify(ctx context.Context, c feed.Content, trust feed.Trust, out feed.Proof) error {
+	defer func() { f.wire.done = true }()
+	return f.Feed.Verify(ctx, c, trust, out)
+}
+
 func (w *tripwire) step() {
-	if w.left--; w.left == -1 {
+	if w.left--; w.left == -1 && !w.done {
 		w.tripped = true
 		w.trip()
 	}

@@ -60,6 +60,9 @@ func (u *upstream) set(t testing.TB, s State, since time.Time) {
 		t.Fatal(err)
 	}
 	for p, b := range s.Files {
+		if !feed.ValidPath(p) {
+			continue // a list can give a file such a name, a directory cannot
+		}
 		at := filepath.Join(u.dir, filepath.FromSlash(p))
 		if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
 			t.Fatal(err)
@@ -146,5 +149,15 @@ func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 func (s State) with(p string, b []byte) State {
 	s.Files = maps.Clone(s.Files)
 	s.Files[p] = b
+	return s
+}
+
+// Below is the state with its files in a folder ("pub/").
+func (s State) Below(folder string) State {
+	files := Files{}
+	for p, b := range s.Files {
+		files[folder+p] = b
+	}
+	s.Files = files
 	return s
 }
