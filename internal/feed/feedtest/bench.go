@@ -108,25 +108,30 @@ func (b *bench) fresh(t testing.TB) {
 	t.Helper()
 	data := string(b.db.Dir())
 	for _, dir := range []string{"snapshots", "quarantine", "evidence"} {
-		old, err := filepath.Glob(filepath.Join(data, dir, "*"))
-		for _, p := range old {
-			err = errors.Join(err, os.RemoveAll(p))
-		}
-		if err != nil {
+		if err := os.RemoveAll(filepath.Join(data, dir)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	blobs, err := filepath.Glob(filepath.Join(data, "store", "sha256", "*", "*"))
-	for _, p := range blobs {
-		err = errors.Join(err, os.Remove(p))
+	err := os.Mkdir(filepath.Join(data, "snapshots"), 0o700)
+	if known, all := b.up.forget(); all {
+		for d := range known {
+			err = errors.Join(err, b.store.Delete(d))
+		}
+	} else {
+		err = errors.Join(err, b.store.Walk(t.Context(), func(d feed.Digest, _ int64, _ time.Time) error { return b.store.Delete(d) }))
 	}
-	if err == nil {
-		err = b.db.Update(func(tx state.Tx) error { return tx.PutFeed(name, state.FeedState{}) })
-	}
+	err = errors.Join(err, b.db.Update(func(tx state.Tx) error { return tx.PutFeed(name, state.FeedState{}) }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.orders, b.clock = nil, b.c.Time
+}
+
+// spare is an outside before its first fetch, for a test to use alone.
+func (h *history) spare(t testing.TB) *bench {
+	t.Helper()
+	h.other.fresh(t)
+	return h.other
 }
 
 // run fetches once, a minute after the last time.
@@ -199,6 +204,7 @@ func (b *bench) judge(ctx context.Context, c feed.Content, marks map[string]int6
 // history is an outside that accepted Older, Now and Newer in turn.
 type history struct {
 	*bench
+	other             *bench // see spare
 	older, now, newer *cas.Snapshot
 	marks             map[string]int64 // after Now
 	verdict           judgement        // of Now
@@ -210,7 +216,7 @@ func (c *Case) history(t *testing.T) *history {
 	t.Helper()
 	b := c.bench(t)
 	b.clock = c.Time.Add(-3 * time.Minute)
-	h := &history{bench: b}
+	h := &history{bench: b, other: c.bench(t)}
 	h.older = b.at(t, c.Older)
 	h.first = int64(len(b.up.requests()))
 	h.clocks[0] = b.clock

@@ -60,7 +60,7 @@ func (c *Case) testConfig(t *testing.T) {
 // sends no validators, and makes no snapshot.
 func testUnchanged(t *testing.T, h *history) {
 	for _, bare := range []bool{false, true} {
-		b := h.c.bench(t)
+		b := h.spare(t)
 		b.up.bare = bare
 		first := b.at(t, h.c.Now)
 		n := len(b.up.requests())
@@ -93,9 +93,9 @@ func testHosts(t *testing.T, h *history) {
 	var strays atomic.Int64
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { strays.Add(1) }))
 	defer other.Close()
-	b := h.c.bench(t)
+	b := h.spare(t)
 	b.up.set(t, h.c.Now, b.clock)
-	b.up.break_(func(_ int, w http.ResponseWriter, r *http.Request) bool {
+	b.up.breaks(func(_ int, w http.ResponseWriter, r *http.Request) bool {
 		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusFound)
 		return true
 	})
@@ -111,18 +111,20 @@ func testHosts(t *testing.T, h *history) {
 func hostileNames() []string {
 	return []string{
 		"../escaped", "../../../../escaped", "/escaped", "a/../../escaped", "./../escaped", "a//b", "a/./b",
-		`..\escaped`, `a\..\..\escaped`, `C:\escaped`, "C:/escaped", `\\server\share\escaped`, "//server/share/escaped",
+		`..\escaped`, `a\..\..\escaped`, `C:\escaped`, `\\server\share\escaped`, "//server/share/escaped",
 		"a/..", "..", ".", "nul\x00byte", "del\x7f", "file:///escaped", strings.Repeat("long/", 400) + "escaped",
 	}
 }
 
-// deviceNames are names of Windows devices: harmless as long as paths are only keys.
-func deviceNames() []string { return []string{"con", "aux.txt", "a/NUL", "com1.deb", "x/lpt9"} }
+// oddNames mean something to Windows: harmless as long as paths are only keys.
+func oddNames() []string {
+	return []string{"C:/escaped", "con", "aux.txt", "a/NUL", "com1.deb", "x/lpt9"}
+}
 
 // testHostile: an index under the right signature gives files names that lead
 // elsewhere. The snapshot is refused, and nothing lies outside the store.
 func testHostile(t *testing.T, h *history) {
-	b := h.c.bench(t)
+	b := h.spare(t)
 	for _, p := range hostileNames() {
 		b.fresh(t)
 		b.up.set(t, h.c.Hostile(p), b.clock)
@@ -136,7 +138,7 @@ func testHostile(t *testing.T, h *history) {
 		b.stays(t, 0)
 		b.contained(t)
 	}
-	for _, p := range deviceNames() {
+	for _, p := range oddNames() {
 		b.fresh(t)
 		b.up.set(t, h.c.Hostile(p), b.clock)
 		if _, err := b.run(t.Context()); err != nil && !errors.Is(err, feed.ErrUpstream) && !errors.Is(err, feed.ErrUntrusted) {
@@ -184,7 +186,7 @@ func testUpstreamTampered(t *testing.T, h *history) {
 	for a := range h.now.Artifacts() {
 		genuine[a.Digest] = true
 	}
-	b := h.c.bench(t)
+	b := h.spare(t)
 	for _, p := range slices.Sorted(maps.Keys(h.c.Now.Files)) {
 		body := h.c.Now.Files[p]
 		if !genuine[feed.DigestOf(body)] {

@@ -12,7 +12,7 @@ import (
 // testForged: the same content under a key that nobody pinned, as the first
 // state ever seen and after a genuine one.
 func testForged(t *testing.T, h *history) {
-	b := h.c.bench(t)
+	b := h.spare(t)
 	b.up.set(t, h.c.Forged, b.clock)
 	if res, err := b.run(t.Context()); !errors.Is(err, feed.ErrUntrusted) {
 		t.Errorf("accepted at first sight: %+v, %v", res, err)
@@ -114,7 +114,7 @@ func testOrders(t *testing.T, h *history) {
 // testRollback: what was genuine yesterday is refused today, unless an order
 // allows this snapshot; and it is H-505 that says so.
 func testRollback(t *testing.T, h *history) {
-	b := h.c.bench(t)
+	b := h.spare(t)
 	b.clock = h.c.Time.Add(-1)
 	b.at(t, h.c.Older)
 	now := b.at(t, h.c.Now)

@@ -25,8 +25,9 @@ type fault func(n int, w http.ResponseWriter, r *http.Request) bool
 // upstream is the vendor: a web server, or a directory that somebody fills.
 type upstream struct {
 	*httptest.Server
-	dir  string // for kinds that read one; else ""
-	sent atomic.Int64
+	dir   string               // for kinds that read one; else ""
+	known map[feed.Digest]bool // of the files of every state set
+	sent  atomic.Int64
 
 	mu    sync.Mutex
 	state State
@@ -37,7 +38,7 @@ type upstream struct {
 }
 
 func newUpstream(t testing.TB, dir string) *upstream {
-	u := &upstream{dir: dir}
+	u := &upstream{dir: dir, known: map[feed.Digest]bool{}}
 	u.Server = httptest.NewServer(u)
 	t.Cleanup(func() {
 		u.CloseClientConnections()
@@ -51,6 +52,9 @@ func (u *upstream) set(t testing.TB, s State, since time.Time) {
 	t.Helper()
 	u.mu.Lock()
 	u.state, u.since, u.fault, u.asked = s, since, nil, nil
+	for _, b := range s.Files {
+		u.known[feed.DigestOf(b)] = true
+	}
 	u.mu.Unlock()
 	u.sent.Store(0)
 	if u.dir == "" {
@@ -81,9 +85,28 @@ func (u *upstream) switchTo(s State, since time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.state, u.since = s, since
+	for _, b := range s.Files {
+		u.known[feed.DigestOf(b)] = true
+	}
 }
 
-func (u *upstream) break_(f fault) {
+// file is what the vendor has at a URL's path; nil if nothing.
+func (u *upstream) file(at string) []byte {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.state.Files[strings.TrimPrefix(at, below)]
+}
+
+// forget returns the digests of what the vendor had so far; all is false if it
+// had more than files.
+func (u *upstream) forget() (known map[feed.Digest]bool, all bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	known, u.known, u.bare = u.known, map[feed.Digest]bool{}, false
+	return known, u.state.Handler == nil
+}
+
+func (u *upstream) breaks(f fault) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.fault, u.asked = f, nil

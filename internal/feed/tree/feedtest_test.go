@@ -42,7 +42,7 @@ func (v vendorTree) signed(at time.Time, files feedtest.Files, list []byte) feed
 func TestConformance(t *testing.T) {
 	now := time.Now()
 	vendor, stranger := feedtest.NewSigner(t, "vendor", now), feedtest.NewSigner(t, "vendor", now)
-	for name, form := range map[string]string{"armored": "SHA256SUMS.asc", "binary": "SHA256SUMS.sig", "clear": "clear", "directory": "SHA256SUMS.asc"} {
+	for name, form := range map[string]string{"server": "SHA256SUMS.asc", "clear": "clear", "directory": "SHA256SUMS.sig"} {
 		t.Run(name, func(t *testing.T) {
 			v, forger := vendorTree{t, vendor, form}, vendorTree{t, stranger, form}
 			older := feedtest.Files{"tool-1.exe": bytes.Repeat([]byte("tool one "), 500), "doc/読んで.txt": []byte("old"), "data/100%25.bin": []byte("data")}
@@ -66,7 +66,7 @@ func TestConformance(t *testing.T) {
 				Requests: []feedtest.Request{{Path: "/doc/読んで.txt", Holds: "newest"}, {Path: "/data/100%25.bin", Holds: "data"}, {Path: "/doc", Status: 404}},
 			}
 			if name == "directory" {
-				c.Config, c.Dir = "dir = 'drop'\nkeys = ['vendor']\n", "drop"
+				c.Config, c.Dir = "dir = 'drop'\nsignature = 'SHA256SUMS.sig'\nkeys = ['vendor']\n", "drop"
 			} else {
 				for _, s := range []*feedtest.State{&c.Older, &c.Now, &c.Newer, &c.Forged} {
 					*s = s.Below("pub/")
