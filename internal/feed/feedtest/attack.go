@@ -201,7 +201,7 @@ func changes(c *Case, f file) []change {
 	if n := len(f.body); n > 0 {
 		out = append(out, change{"truncated", f.body[:n-1-n/3]}, change{"emptied", nil})
 	}
-	return append(out, change{"grown", append(bytes.Clone(f.body), "\n#x"...)})
+	return append(out, change{"grown", append(bytes.Clone(f.body), "\nx"...)})
 }
 
 // replaced is the list with one file's bytes changed.

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,11 +42,13 @@ func testFaults(t *testing.T, h *history) {
 	b.at(t, h.c.Older)
 	b.at(t, h.c.Now)
 	n := len(b.up.requests())
-	// half sends the genuine file's first half, and its whole length.
+	// half sends the first half of the genuine answer, after the header of the whole.
 	half := func(w http.ResponseWriter, r *http.Request) {
-		body := b.up.file(r.URL.Path)
-		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-		w.Write(body[:len(body)/2])
+		rec := httptest.NewRecorder()
+		serveBytes(rec, r, b.up.file(r.URL.Path), time.Time{}, true)
+		maps.Copy(w.Header(), rec.Header())
+		w.WriteHeader(rec.Code)
+		w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
 		http.NewResponseController(w).Flush()
 	}
 	for what, f := range map[string]struct {
@@ -64,10 +69,12 @@ func testFaults(t *testing.T, h *history) {
 			<-r.Context().Done()
 		}, "H-301"},
 	} {
+		var hit atomic.Bool
 		for _, k := range moments(n) {
 			if what == "drip" && k != 0 && k != n/2 {
 				continue // each costs a real wait
 			}
+			hit.Store(false)
 			b.fresh(t) // else what came before the last fault is not asked again
 			old := b.at(t, h.c.Older)
 			b.up.set(t, h.c.Now, b.clock)
@@ -75,14 +82,15 @@ func testFaults(t *testing.T, h *history) {
 				if n < k || b.up.file(r.URL.Path) == nil && (what == "cut" || what == "drip") {
 					return false
 				}
+				hit.Store(true)
 				f.answer(w, r)
 				return true
 			})
 			res, err := b.run(t.Context())
 			fault, ok := errors.AsType[*feed.Fault](err)
 			switch {
-			case len(b.up.requests()) <= k:
-				t.Errorf("%s: %d requests, not %d as without it", what, len(b.up.requests()), n)
+			case !hit.Load():
+				continue // only questions after what the vendor does not have followed
 			case err == nil:
 				t.Errorf("%s from request %d on: %+v", what, k, res)
 			case errors.Is(err, feed.ErrUntrusted):
@@ -93,7 +101,7 @@ func testFaults(t *testing.T, h *history) {
 			b.stays(t, old.Header().Serial)
 		}
 		b.up.set(t, h.c.Now, b.clock)
-		if res, err := b.run(t.Context()); err != nil || res.Unchanged {
+		if res, err := b.run(t.Context()); hit.Load() && (err != nil || res.Unchanged) {
 			t.Errorf("after %s has passed: %+v, %v", what, res, err)
 		}
 	}
@@ -272,21 +280,20 @@ func testOversize(t *testing.T, h *history) {
 		chunk[i] = byte(i*7 + 1) // no page, no text
 	}
 	for _, k := range moments(n) {
-		var path string
 		for _, announced := range []bool{true, false} {
 			b.fresh(t)
 			b.up.set(t, h.c.Now, b.clock)
+			var victim atomic.Value
 			b.up.breaks(func(n int, w http.ResponseWriter, r *http.Request) bool {
 				if n == k {
-					path = r.URL.Path
+					victim.Store(r.URL.Path)
 				}
-				if n < k || r.URL.Path != path {
+				p, _ := victim.Load().(string)
+				if p != r.URL.Path || !announced && h.c.Huge(strings.TrimPrefix(p, below)) {
 					return false
 				}
 				if announced {
 					w.Header().Set("Content-Length", "1125899906842624")
-				} else if h.c.Huge(strings.TrimPrefix(path, below)) {
-					return false
 				}
 				for range endless >> 20 {
 					if _, err := w.Write(chunk); err != nil {
@@ -296,14 +303,15 @@ func testOversize(t *testing.T, h *history) {
 				return true
 			})
 			res, err := b.run(t.Context())
-			if !announced && h.c.Huge(strings.TrimPrefix(path, below)) {
+			p, _ := victim.Load().(string)
+			if !announced && h.c.Huge(strings.TrimPrefix(p, below)) {
 				continue
 			}
 			if err == nil || !errors.Is(err, feed.ErrUpstream) && !errors.Is(err, feed.ErrUntrusted) {
-				t.Errorf("%s without an end (announced: %v): %+v, %v", path, announced, res, err)
+				t.Errorf("%s without an end (announced: %v): %+v, %v", p, announced, res, err)
 			}
 			if announced && res.Bytes > 4<<20 || res.Bytes > endless*3/4 {
-				t.Errorf("%s without an end (announced: %v): %d bytes were read", path, announced, res.Bytes)
+				t.Errorf("%s without an end (announced: %v): %d bytes were read", p, announced, res.Bytes)
 			}
 		}
 	}
