@@ -50,8 +50,9 @@ var folders = map[string]part{
 // scan is one scan file, read.
 type scan struct {
 	created time.Time
-	updates map[int]*update // by the vendor's number
-	sums    map[identity][sha256.Size]byte
+	updates map[int]*update                // by the vendor's number
+	sums    map[identity][sha256.Size]byte // over all fragments of a revision
+	parts   map[int][][sha256.Size]byte
 }
 
 // numbers are the scan's updates in the vendor's order: what others need comes first.
@@ -64,7 +65,7 @@ func readScan(r io.ReaderAt, size int64, keep func(n int, p part, lang string, b
 	if err != nil {
 		return nil, err
 	}
-	s := &scan{updates: map[int]*update{}, sums: map[identity][sha256.Size]byte{}}
+	s := &scan{updates: map[int]*update{}, sums: map[identity][sha256.Size]byte{}, parts: map[int][][sha256.Size]byte{}}
 	props := map[int]*update{}
 	err = inner.Walk(func(e cab.File, body io.Reader) error {
 		if strings.EqualFold(e.Name, "package.xml") {
@@ -80,6 +81,7 @@ func readScan(r io.ReaderAt, size int64, keep func(n int, p part, lang string, b
 		}
 		b, err := io.ReadAll(body)
 		if err == nil {
+			s.parts[n] = append(s.parts[n], sha256.Sum256(slices.Concat([]byte{byte(p)}, []byte(lang), []byte{0}, b)))
 			err = s.fragment(n, p, b, props)
 		}
 		if err == nil && keep != nil {
@@ -103,7 +105,25 @@ func readScan(r io.ReaderAt, size int64, keep func(n int, p part, lang string, b
 	if len(s.updates) == 0 {
 		return nil, upstream("%s without updates", scanName)
 	}
-	return s, nil
+	return s, s.sum()
+}
+
+// sum gives each revision one digest over its fragments, whatever their order.
+func (s *scan) sum() error {
+	for n, u := range s.updates {
+		if _, twice := s.sums[u.identity]; twice {
+			return upstream("%s: %s twice", scanName, u.identity)
+		}
+		parts := s.parts[n]
+		slices.SortFunc(parts, func(a, b [sha256.Size]byte) int { return bytes.Compare(a[:], b[:]) })
+		h := sha256.New()
+		for _, p := range parts {
+			h.Write(p[:])
+		}
+		s.sums[u.identity] = [sha256.Size]byte(h.Sum(nil))
+	}
+	s.parts = nil
+	return nil
 }
 
 func (s *scan) fragment(n int, p part, b []byte, props map[int]*update) error {
@@ -113,11 +133,7 @@ func (s *scan) fragment(n int, p part, b []byte, props map[int]*update) error {
 		if err != nil {
 			return err
 		}
-		if _, twice := s.sums[u.identity]; twice {
-			return upstream("%s twice", u.identity)
-		}
 		s.updates[n] = &u
-		s.sums[u.identity] = sha256.Sum256(b)
 	case extended:
 		files, kb, err := parseExtended(b)
 		if err != nil {
@@ -224,7 +240,7 @@ func (s *scan) payloads() ([]payload, error) {
 			}
 			p := f.path()
 			if had, ok := out[p]; ok {
-				if had.SHA256 != f.SHA256 || had.Size != f.Size {
+				if had.SHA256 != f.SHA256 || had.file.Size != f.Size {
 					return nil, upstream("%s: two files of one SHA-1", p)
 				}
 				continue
