@@ -206,7 +206,7 @@ func TestAllowListAndRedirects(t *testing.T) {
 	}))
 	defer srv.Close()
 	o := newOutside(t)
-	fault := wantCode(t, o.ask(srv, "/away"), "H-608", feed.ErrHeld)
+	fault := wantCode(t, o.ask(srv, "/away"), "H-612", feed.ErrHeld)
 	if fault.Args["port"] != port(mustURL(other.URL)) {
 		t.Error(fault.Args)
 	}

@@ -202,7 +202,7 @@ func notAllowed(feedName string, at *url.URL, hop int) error {
 		what = "is where a redirect leads, but not among the feed's hosts"
 	}
 	return feed.NewFault(fmt.Errorf("host %s %s: %w", at.Host, what, feed.ErrHeld),
-		"H-608", "feed", feedName, "host", at.Hostname(), "port", port(at))
+		"H-612", "feed", feedName, "host", at.Hostname(), "port", port(at))
 }
 
 // hop sends one request to one host.

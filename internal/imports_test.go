@@ -35,7 +35,7 @@ func arrows() map[string][]string {
 		"fetcher":           {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"packager":          {"internal/feed", "internal/cas", "internal/state", "internal/durable", "internal/fec"},
 		"mirror":            {"packager", "verifier", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
-		"mirror/web":        {"mirror", "internal/i18n"},
+		"mirror/web":        {"mirror", "internal/feed", "internal/i18n"},
 	}
 }
 

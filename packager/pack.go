@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -40,6 +39,7 @@ type PackOptions struct {
 	Orders       []feed.Order
 	Now          time.Time
 	NewestSigned time.Time     // the newest vendor-signed time this outside holds; zero is none
+	ClockChecked string        // the operator's word that the clock is right although every vendor is quiet; audited
 	Validity     time.Duration // 0 is DefaultValidity
 	Who          string
 	Progress     func(Progress) // may be nil
@@ -94,6 +94,11 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	for _, ord := range o.Orders {
+		if err := orderAllowed(ord, chain); err != nil {
+			return Report{}, fmt.Errorf("%w: %w", err, feed.ErrConfig)
+		}
+	}
 	p, err := o.plan(ctx)
 	if err != nil {
 		return Report{}, err
@@ -136,7 +141,7 @@ func (o *PackOptions) remember(p Packed) error {
 			return err
 		}
 		return tx.Audit(state.Record{Time: o.Now, Who: o.Who, What: "pack", Result: "ok", Detail: map[string]string{
-			"bundle": strconv.FormatUint(p.Number, 10), "set": string(p.Set), "bytes": strconv.FormatInt(p.Bytes, 10),
+			"bundle": strconv.FormatUint(p.Number, 10), "set": string(p.Set), "bytes": strconv.FormatInt(p.Bytes, 10), "clock": o.ClockChecked,
 		}})
 	})
 }
@@ -173,7 +178,7 @@ func (o *PackOptions) check() error {
 		}
 	}
 	for _, ord := range o.Orders {
-		if err := errors.Join(ord.Check(), orderAllowed(ord)); err != nil {
+		if err := ord.Check(); err != nil {
 			return err
 		}
 	}
@@ -186,7 +191,7 @@ func (o *PackOptions) checkClock() error {
 		return nil
 	}
 	late := o.Now.Before(o.NewestSigned)
-	if !late && o.Now.Sub(o.NewestSigned) <= clockAhead {
+	if !late && (o.Now.Sub(o.NewestSigned) <= clockAhead || o.ClockChecked != "") {
 		return nil
 	}
 	what := "more than 30 days after"

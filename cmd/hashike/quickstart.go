@@ -97,7 +97,7 @@ func (q *quick) run(ctx context.Context) error {
 	}
 	defer out.close()
 	q.say("quick.fetch", len(feeds))
-	fetchErr := out.fetch(ctx, out.cfg.Feeds, q.out)
+	fetchErr := out.fetch(ctx, out.cfg.Feeds, false, q.out)
 	if fetchErr != nil {
 		q.report(fetchErr) // named; the others go on
 	}
@@ -159,7 +159,7 @@ func (q *quick) setUp() ([]string, error) {
 	}
 	q.say("quick.outside", filepath.Join(q.dir, outside))
 	o := q.side(outside)
-	sheet, err := o.initOutside(state.Dir(o.data), 1, q.cat.T("quick.name"), false, blocks...)
+	sheet, err := o.initOutside(state.Dir(o.data), 1, q.cat.T("quick.name"), 0, blocks...)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashike/hashike/fetcher"
+	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/mirror"
 )
@@ -96,11 +99,17 @@ func (w *world) inside(args ...string) string {
 	return w.ok("", append([]string{"--data", w.path(inside)}, args...)...)
 }
 
+// pack writes the medium. The test databases of ClamAV were signed in 2021.
+func (w *world) pack(args ...string) {
+	w.t.Helper()
+	w.outside(append([]string{"pack", "--to", w.path("media"), "--clock-checked", "test data of 2021"}, args...)...)
+}
+
 // carry fetches, packs, imports and publishes: one whole crossing.
 func (w *world) carry() {
 	w.t.Helper()
 	w.outside("fetch")
-	w.outside("pack", "--to", w.path("media"))
+	w.pack()
 	w.inside("import", w.path("media"))
 	w.inside("publish", "--now")
 }
@@ -197,3 +206,41 @@ func (w *world) generations(name string) int {
 }
 
 func discard() *bytes.Buffer { return new(bytes.Buffer) }
+
+// waitGeneration waits until the running mirror serves what starts with the
+// database version: the watcher looks once a second.
+func (w *world) waitGeneration(name, url string, version int) {
+	w.t.Helper()
+	for range 100 {
+		if _, b := get(w.t, url); strings.Contains(string(b[:min(len(b), 100)]), fmt.Sprintf(":%d:", version)) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	w.t.Fatalf("%s: version %d was not served", name, version)
+}
+
+// forgeFetch runs a fetch whose verifier believes everything.
+func forgeFetch(t testing.TB, data string) {
+	t.Helper()
+	a := testApp(t, data, discard())
+	s, err := a.open("fetch", outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	f, err := fetcher.New(fetcher.Options{Data: s.dir, DB: s.db, Store: s.store, Clock: s.clock, Network: fetcher.Network{Proxy: "none"},
+		Verify: func(ctx context.Context, setup feed.Setup, c feed.Content, prev state.FeedState) (fetcher.Verdict, error) {
+			_, _ = s.verify(ctx, setup, c, prev) // leaves an evidence file, as pack expects
+			return fetcher.Verdict{Marks: prev.Marks, Weakest: feed.Signed}, nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, r := range f.RunAll(context.Background(), s.cfg.Feeds) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+}
