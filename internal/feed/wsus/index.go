@@ -54,7 +54,7 @@ type bundled struct{ Update, Number int32 }
 // text is a localized fragment.
 type text struct {
 	Lang string
-	span
+	At   span
 }
 
 // payloadFile is one file of the index.

@@ -238,7 +238,7 @@ func putFragments(c *call, v *ringView, r *revision, kinds, langs []string) erro
 			at = r.Extended
 		case "LocalizedProperties":
 			if t, ok := r.pick(langs); ok {
-				at = t.span
+				at = t.At
 			}
 		}
 		if at.Len == 0 {
