@@ -305,7 +305,7 @@ func (p *Publisher) sweepSnapshots(name string, keep map[uint64]bool, o GCOption
 	if err := removeUnkept(dir, keep, durable.Remove); err != nil {
 		return gone, err
 	}
-	return gone, removeUnkept(filepath.Dir(p.Data.Derived(name, 1)), keep, os.RemoveAll)
+	return gone, removeUnkept(filepath.Dir(p.Data.Derived(name, 1)), keep, durable.RemoveAll)
 }
 
 // removeUnkept removes the entries of dir whose name begins with a serial that
