@@ -62,8 +62,10 @@ type FeedSettings struct {
 	Err      error
 }
 
-// Settings are what to put on terminals, for feeds that say so and are published.
-func (b *Board) Settings() []FeedSettings {
+// Settings are what to put on terminals, for feeds that say so and are
+// published. Where the configuration does not say how terminals reach this
+// server, scheme and host are the reader's own.
+func (b *Board) Settings(scheme, host string) []FeedSettings {
 	var out []FeedSettings
 	t := b.s.watch.tree.Load()
 	for _, s := range b.s.o.Feeds {
@@ -76,7 +78,7 @@ func (b *Board) Settings() []FeedSettings {
 			continue
 		}
 		fs := FeedSettings{Feed: s.Name, Kind: s.Kind}
-		fs.Settings, fs.Err = k.Settings(v.Content, b.s.o.base(s))
+		fs.Settings, fs.Err = k.Settings(v.Content, b.s.o.baseFor(s, scheme, host))
 		out = append(out, fs)
 	}
 	return out

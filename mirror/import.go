@@ -133,12 +133,12 @@ func damage(r *ImportReport) error {
 // feeds brings every feed of the desired state as far as it goes; one feed's
 // failure never stops another's.
 func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, r *ImportReport) (moved bool, err error) {
-	number := b.Accepted().Number
+	in := b.Accepted()
 	for _, l := range b.Desired() {
 		if cerr := ctx.Err(); cerr != nil {
 			return moved, errors.Join(err, cerr)
 		}
-		res := o.feed(ctx, l, number)
+		res := o.feed(ctx, l, in)
 		r.Feeds = append(r.Feeds, res)
 		moved = moved || res.Outcome == FeedAccepted
 		if res.err != nil {
@@ -150,7 +150,7 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, r *Import
 }
 
 // feed accepts one feed's snapshot, or says why not.
-func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, number uint64) FeedResult {
+func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packager.Accepted) FeedResult {
 	res := FeedResult{Feed: l.Feed, Kind: l.Kind, Serial: l.Serial}
 	var prev state.FeedState
 	if res.err = o.DB.View(func(tx state.Tx) (err error) { prev, err = tx.Feed(l.Feed); return err }); res.err != nil {
@@ -187,7 +187,7 @@ func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, number ui
 		res.err = ctx.Err()
 		return res
 	}
-	return o.settle(res, snap, l, prev, verdict, number, err)
+	return o.settle(res, snap, l, prev, verdict, in, err)
 }
 
 func (o *ImportOptions) lacking(res FeedResult) FeedResult {
@@ -261,13 +261,13 @@ func (o *ImportOptions) coded(l packager.FeedLine, err error) error {
 
 // settle writes the feed's new state, or the problem beside the old one, with
 // its audit record in one transaction.
-func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState, v Verdict, number uint64, problem error) FeedResult {
+func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState, v Verdict, in packager.Accepted, problem error) FeedResult {
 	now := o.Clock().UTC()
 	next, result := prev, "ok"
 	if problem == nil {
 		h := snap.Header()
 		next = state.FeedState{Kind: h.Kind, Serial: h.Serial, ID: snap.ID(), Taken: h.Taken, State: h.State, Accepted: now,
-			Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest, Bundle: number, Tried: now}
+			Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest, Bundle: in.Number, Tried: now}
 		res.Outcome = FeedAccepted
 	} else {
 		res.Outcome, res.Problem, res.err = FeedRefused, problem.Error(), problem
@@ -282,15 +282,19 @@ func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.Fe
 		result = res.Problem
 	}
 	err := o.DB.Update(func(tx state.Tx) error {
-		if err := tx.PutFeed(l.Feed, next); err != nil {
-			return err
+		put := tx.PutFeed(l.Feed, next)
+		if problem == nil { // what came in a held set waits for "publish --late"
+			put = Accept(tx, l.Feed, next, in.Held != "")
+		}
+		if put != nil {
+			return put
 		}
 		floor, err := tx.Floor()
 		if err != nil {
 			return err
 		}
 		return tx.Audit(state.Record{Time: now, Floor: floor, Who: o.Who, What: "accept feed", Result: result, Detail: map[string]string{
-			"feed": l.Feed, "serial": strconv.FormatUint(l.Serial, 10), "snapshot": string(l.Snapshot), "bundle": strconv.FormatUint(number, 10),
+			"feed": l.Feed, "serial": strconv.FormatUint(l.Serial, 10), "snapshot": string(l.Snapshot), "bundle": strconv.FormatUint(in.Number, 10),
 		}})
 	})
 	if err != nil {

@@ -265,8 +265,10 @@ func unavailable(w http.ResponseWriter, _ *http.Request) {
 }
 
 // base is how terminals reach a feed.
-func (o *ServerOptions) base(s feed.Setup) *url.URL {
-	u := url.URL{Scheme: "http", Host: "localhost", Path: s.Mount}
+func (o *ServerOptions) base(s feed.Setup) *url.URL { return o.baseFor(s, "http", "localhost") }
+
+func (o *ServerOptions) baseFor(s feed.Setup, scheme, host string) *url.URL {
+	u := url.URL{Scheme: scheme, Host: host, Path: s.Mount}
 	if b, err := url.Parse(o.Base); err == nil && b.Host != "" {
 		u.Scheme, u.Host = b.Scheme, b.Host
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -129,7 +130,16 @@ func (b *Bundle) Accept(db *state.DB, who string) error {
 }
 
 func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
+	floor := b.floor
+	have, err := tx.Orders()
+	if err != nil {
+		return err
+	}
 	for _, o := range b.orders {
+		isNew := !slices.ContainsFunc(have, func(h feed.Order) bool { return h.Number == o.Number })
+		if o.Kind == feed.OrderFloor && isNew {
+			floor = o.Time // the one thing that moves it back
+		}
 		if err := tx.PutOrder(o); err != nil {
 			return err
 		}
@@ -147,7 +157,6 @@ func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
 	if err := tx.Put(bucketBundle, "accepted", a); err != nil {
 		return err
 	}
-	floor := b.floor
 	if b.set.Created.After(floor) && a.Held != HeldFuture {
 		floor = b.set.Created
 	}

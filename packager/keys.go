@@ -34,6 +34,9 @@ const (
 	rootYears       = 5
 )
 
+// BundleKey is where the bundle key lies.
+func BundleKey(data state.Dir) string { return bundleKeyPath(data) }
+
 func bundleKeyPath(data state.Dir) string { return filepath.Join(data.Keys(), "bundle.pem") }
 
 // OfflineDir holds the three root keys until they are put into envelopes.

@@ -320,22 +320,16 @@ func (b *Bundle) checkOrders() error {
 		return err
 	}
 	for _, o := range b.orders {
-		if err := orderAllowed(o); err != nil {
-			return b.fault("H-501", feed.ErrUntrusted, "%v", err)
-		}
 		i := slices.IndexFunc(have, func(h feed.Order) bool { return h.Number == o.Number })
 		if i >= 0 && !sameJSON(have[i], o) {
 			return b.fault("H-506", feed.ErrUntrusted, "order %d is not the one accepted under this number", o.Number)
 		}
-	}
-	return nil
-}
-
-// orderAllowed: keys are added and the floor is reset under the root's
-// threshold or by an approver's key, never by the bundle key alone (DESIGN §5).
-func orderAllowed(o feed.Order) error {
-	if o.Kind == feed.OrderTrust || o.Kind == feed.OrderFloor {
-		return fmt.Errorf("order %d (%s) needs more than the bundle key: %w", o.Number, o.Kind, feed.ErrUntrusted)
+		if i >= 0 {
+			continue // accepted under the root of its time
+		}
+		if err := orderAllowed(o, b.judged.roots); err != nil {
+			return b.fault("H-501", feed.ErrUntrusted, "%v", err)
+		}
 	}
 	return nil
 }

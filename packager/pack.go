@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -95,6 +94,11 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	for _, ord := range o.Orders {
+		if err := orderAllowed(ord, chain); err != nil {
+			return Report{}, fmt.Errorf("%w: %w", err, feed.ErrConfig)
+		}
+	}
 	p, err := o.plan(ctx)
 	if err != nil {
 		return Report{}, err
@@ -174,7 +178,7 @@ func (o *PackOptions) check() error {
 		}
 	}
 	for _, ord := range o.Orders {
-		if err := errors.Join(ord.Check(), orderAllowed(ord)); err != nil {
+		if err := ord.Check(); err != nil {
 			return err
 		}
 	}

@@ -164,7 +164,7 @@ type tableReader struct {
 }
 
 func newTableReader(r io.Reader, compressed bool, lines int64) (*tableReader, error) {
-	t := &tableReader{left: lines}
+	t := &tableReader{left: max(lines, 0)}
 	if compressed {
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(16<<20), zstd.WithDecoderMaxWindow(8<<20))
 		if err != nil {

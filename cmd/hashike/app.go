@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,7 +81,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.lang, "lang", a.lang, a.cat.T("flag.lang"))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.initCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.importCommand(), a.publishCommand(),
+	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.importCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.originCommand(),
 		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.quickstartCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
@@ -241,6 +242,9 @@ const (
 // own, the message that says it.
 func class(err error) (exit int, code string) {
 	var usage usageError
+	if f := faults(err); len(f) > 0 && strings.HasPrefix(f[0].Code, "H-8") {
+		return exitMachine, f[0].Code
+	}
 	switch {
 	case durable.IsFull(err):
 		return exitMachine, "H-801"
@@ -308,7 +312,7 @@ func (a *app) report(err error) int {
 		return exit
 	}
 	found := faults(err)
-	if code == "H-801" || len(found) == 0 { // a full disk says so, whatever it interrupted
+	if durable.IsFull(err) || len(found) == 0 { // a full disk says so, whatever it interrupted
 		found = []*feed.Fault{{Code: code, Err: err, Args: map[string]string{"file": "", "feed": ""}}}
 	}
 	for _, f := range found {
@@ -316,8 +320,11 @@ func (a *app) report(err error) int {
 		for k, v := range f.Args {
 			args[k] = v
 		}
-		if code == "H-801" {
-			if free, ferr := durable.Free(a.data); ferr == nil && args["free"] == "" {
+		if f.Code == "H-801" {
+			if args["need"] == "0" || args["need"] == "" {
+				args["need"] = a.cat.T("more.space")
+			}
+			if free, ferr := durable.Free(a.data); ferr == nil && (args["free"] == "" || args["free"] == "0") {
 				args["free"] = bytesText(free)
 			}
 		}
@@ -331,6 +338,9 @@ func (a *app) shown(args map[string]string) map[string]string {
 	for k, v := range args {
 		if t, err := time.Parse(time.RFC3339, v); err == nil {
 			args[k] = i18n.Date(t, a.cat.Language())
+		}
+		if n, err := strconv.ParseInt(v, 10, 64); err == nil && (k == "need" || k == "free") {
+			args[k] = bytesText(n)
 		}
 		if k == "number" && args["bundle"] == "" {
 			args["bundle"] = v

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -82,6 +83,11 @@ func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) 
 		Progress: func(p packager.Progress) { bar.step(s.cat.T("stage."+p.Stage), p.Done, p.Total) }}, dirs)
 	bar.done()
 	s.printImport(report, out)
+	if err != nil { // pages show what went wrong; publishing refreshes them otherwise
+		if p, perr := s.publisher(); perr == nil {
+			err = errors.Join(err, p.WriteStatus())
+		}
+	}
 	return err
 }
 
@@ -177,7 +183,30 @@ func (s *station) publish(ctx context.Context, setups []feed.Setup, ring string,
 		s.printGenerations(gens, out)
 		errs = append(errs, err)
 	}
+	if o.Late != "" && errors.Join(errs...) == nil {
+		errs = append(errs, s.release(setups, o.Late))
+	}
 	return errors.Join(errs...)
+}
+
+// release ends the hold of the bundles that brought these feeds late.
+func (s *station) release(setups []feed.Setup, reason string) error {
+	var feeds map[string]state.FeedState
+	if err := s.db.View(func(tx state.Tx) (err error) { feeds, err = tx.Feeds(); return err }); err != nil {
+		return err
+	}
+	done := map[uint64]bool{}
+	for _, f := range setups {
+		n := feeds[f.Name].Bundle
+		if n == 0 || done[n] {
+			continue
+		}
+		done[n] = true
+		if err := packager.Release(s.db, n, reason, who(), s.clock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) rollbackCommand() *cobra.Command {

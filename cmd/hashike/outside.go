@@ -9,12 +9,14 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hashike/hashike/fetcher"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/packager"
 )
 
 // fetcher builds the fetch engine of an outside.
@@ -142,9 +144,9 @@ func (s *station) printHosts(out io.Writer) error {
 // every bundle from now on.
 func (a *app) orderCommand() *cobra.Command {
 	var o feed.Order
-	var strength, until, anchorFile, use, keyID string
-	c := &cobra.Command{Use: "order trust|distrust|exception|allow-rollback|pull-back", Short: a.cat.T("cmd.order"),
-		Args: cobra.ExactArgs(1), ValidArgs: []string{"trust", "distrust", "exception", "allow-rollback", "pull-back"},
+	var strength, until, anchorFile, use, keyID, floor string
+	var rootKeys []string
+	c := &cobra.Command{Use: "order trust|distrust|exception|allow-rollback|pull-back|floor", Short: a.cat.T("cmd.order"), Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with("order", outside, func(s *station) error {
 				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), who(), s.now()
@@ -170,7 +172,22 @@ func (a *app) orderCommand() *cobra.Command {
 					}
 					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: anchorFile}
 				}
-				return s.issue(o)
+				if floor != "" {
+					t, err := time.Parse(time.RFC3339, floor)
+					if err != nil {
+						return fmt.Errorf("--time: %w: %w", err, feed.ErrConfig)
+					}
+					o.Time = t
+				}
+				var keys [][]byte
+				for _, p := range rootKeys {
+					b, err := os.ReadFile(p)
+					if err != nil {
+						return err
+					}
+					keys = append(keys, b)
+				}
+				return s.issue(o, keys)
 			})
 		}}
 	f := c.Flags()
@@ -183,11 +200,15 @@ func (a *app) orderCommand() *cobra.Command {
 	f.StringVar(&anchorFile, "anchor", "", a.cat.T("flag.anchor"))
 	f.StringVar(&use, "use", "openpgp", a.cat.T("flag.use"))
 	f.StringVar(&keyID, "key", "", a.cat.T("flag.key"))
+	f.StringVar(&floor, "time", "", a.cat.T("flag.time"))
+	f.Uint64Var(&o.Serial, "serial", 0, a.cat.T("flag.serial"))
+	f.StringSliceVar(&rootKeys, "root-key", nil, a.cat.T("flag.rootkey"))
 	return c
 }
 
 // issue numbers an order, checks it and keeps it; pack signs it with the set.
-func (s *station) issue(o feed.Order) error {
+// What the bundle key alone may not order is signed with root keys here.
+func (s *station) issue(o feed.Order, rootKeys [][]byte) error {
 	err := s.db.Update(func(tx state.Tx) error {
 		orders, err := tx.Orders()
 		if err != nil {
@@ -203,6 +224,11 @@ func (s *station) issue(o feed.Order) error {
 		if o.Digest != "" {
 			if _, err := feed.ParseDigest(string(o.Digest)); err != nil {
 				return fmt.Errorf("%w: %w", err, feed.ErrConfig)
+			}
+		}
+		if packager.NeedsRoot(o.Kind) {
+			if o, err = packager.SignOrder(s.dir, o, rootKeys); err != nil {
+				return err
 			}
 		}
 		if err := tx.PutOrder(o); err != nil {

@@ -28,14 +28,15 @@ func (a *app) initCommand() *cobra.Command {
 	var side, pair, name string
 	var site int
 	var resume bool
+	var last uint64
 	c := &cobra.Command{Use: "init --side outside|inside", Short: a.cat.T("cmd.init"), RunE: func(c *cobra.Command, _ []string) error {
 		dir, err := filepath.Abs(a.data)
 		if err != nil {
 			return err
 		}
 		switch {
-		case side == outside && pair == "":
-			sheet, err := a.initOutside(state.Dir(dir), site, name, resume)
+		case side == outside && pair == "" && resume == (last > 0):
+			sheet, err := a.initOutside(state.Dir(dir), site, name, last)
 			if err != nil {
 				return err
 			}
@@ -55,22 +56,25 @@ func (a *app) initCommand() *cobra.Command {
 	c.Flags().StringVar(&pair, "pair", "", a.cat.T("flag.pair"))
 	c.Flags().StringVar(&name, "name", "", a.cat.T("flag.name"))
 	c.Flags().IntVar(&site, "site", 1, a.cat.T("flag.site"))
+	c.Flags().Uint64Var(&last, "last-bundle", 0, a.cat.T("flag.last"))
 	c.Flags().BoolVar(&resume, "resume", false, a.cat.T("flag.resume"))
 	return c
 }
 
 // initOutside makes an outside's data directory, its keys and the set-up
 // medium for its first inside, and returns the set-up sheet (初期登録票). With
-// resume, a rebuilt outside takes over keys/ and trust/ of the lost one, which
-// the operator has put back from the sealed copy.
-func (a *app) initOutside(dir state.Dir, site int, name string, resume bool, blocks ...string) (string, error) {
+// the number of the last bundle, a rebuilt outside goes on with keys/ and
+// trust/ of the lost one, which the operator has put back.
+func (a *app) initOutside(dir state.Dir, site int, name string, last uint64, blocks ...string) (string, error) {
 	if err := a.lay(dir, outside, name, blocks...); err != nil {
 		return "", err
 	}
-	if !resume {
+	if last == 0 {
 		if err := packager.CreateKeys(dir, a.clock()); err != nil {
 			return "", err
 		}
+	} else if _, err := os.Stat(packager.BundleKey(dir)); err != nil {
+		return "", feed.NewFault(fmt.Errorf("--resume: %w: %w", err, feed.ErrConfig), "H-203", "dir", dir.Keys())
 	}
 	db := state.At(dir, "init")
 	if err := db.Create(outside, 0); err != nil {
@@ -79,7 +83,30 @@ func (a *app) initOutside(dir state.Dir, site int, name string, resume bool, blo
 	if err := a.born(db, outside, 0); err != nil {
 		return "", err
 	}
+	if last > 0 {
+		if err := packager.Resume(db, last, who(), a.clock()); err != nil {
+			return "", err
+		}
+	}
 	return a.setupMedium(dir, site)
+}
+
+// setupMediumCommand writes the set-up medium of a site again: for a further
+// inside, or one that was lost.
+func (a *app) setupMediumCommand() *cobra.Command {
+	var site int
+	c := &cobra.Command{Use: "setup-medium", Short: a.cat.T("cmd.setup"), RunE: func(*cobra.Command, []string) error {
+		return a.with("setup-medium", outside, func(s *station) error {
+			sheet, err := a.setupMedium(s.dir, site)
+			if err != nil {
+				return err
+			}
+			fmt.Fprint(a.out, sheet)
+			return s.audit("setup-medium", nil, map[string]string{"site": fmt.Sprint(site)})
+		})
+	}}
+	c.Flags().IntVar(&site, "site", 1, a.cat.T("flag.site"))
+	return c
 }
 
 // setupMedium writes outbox/setup-SITE: program, set-up file and sheet.

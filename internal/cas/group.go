@@ -44,7 +44,7 @@ func (g *Group) Put(ctx context.Context, r io.Reader, want feed.Digest) (feed.Di
 	if err != nil {
 		return "", 0, err
 	}
-	d, n, err := fill(ctx, t, r)
+	d, n, err := g.s.fill(ctx, t, r)
 	if err == nil && want != "" && d != want {
 		err = fmt.Errorf("content has digest %s, not %s: %w", d, want, feed.ErrUntrusted)
 	}

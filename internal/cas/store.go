@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/hashike/hashike/internal/durable"
@@ -31,6 +32,7 @@ type Store struct {
 	blobs string
 	root  *os.Root
 	clock func() time.Time
+	bufs  sync.Pool // *[]byte of chunk bytes: a small blob must not cost a large allocation
 }
 
 // Open opens the store below the data directory dir, making it if needed.
@@ -135,7 +137,7 @@ func (s *Store) Put(ctx context.Context, r io.Reader, want feed.Digest) (feed.Di
 		return "", 0, err
 	}
 	defer t.Discard()
-	d, n, err := fill(ctx, t, r)
+	d, n, err := s.fill(ctx, t, r)
 	if err != nil {
 		return "", 0, err
 	}
@@ -193,10 +195,15 @@ const chunk = 1 << 20
 
 // fill copies r to w and hashes in a goroutine of its own, which doubles the
 // speed of large imports: reading and writing wait for the disk meanwhile.
-func fill(ctx context.Context, w io.Writer, r io.Reader) (feed.Digest, int64, error) {
+func (s *Store) fill(ctx context.Context, w io.Writer, r io.Reader) (feed.Digest, int64, error) {
 	h := sha256.New()
-	free, full, done := make(chan []byte, 3), make(chan []byte, 3), make(chan struct{})
-	first := make([]byte, chunk)
+	pooled, ok := s.bufs.Get().(*[]byte)
+	if !ok {
+		b := make([]byte, chunk)
+		pooled = &b
+	}
+	defer s.bufs.Put(pooled)
+	first := *pooled
 	// A small blob needs neither the goroutine nor more buffers.
 	n, err := io.ReadFull(r, first)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -207,6 +214,7 @@ func fill(ctx context.Context, w io.Writer, r io.Reader) (feed.Digest, int64, er
 	if err != nil {
 		return "", 0, err
 	}
+	free, full, done := make(chan []byte, 3), make(chan []byte, 3), make(chan struct{})
 	go func() {
 		defer close(done)
 		for b := range full {
@@ -252,7 +260,7 @@ func (s *Store) Verify(ctx context.Context, d feed.Digest) error {
 		return err
 	}
 	defer f.Close()
-	got, _, err := fill(ctx, io.Discard, f)
+	got, _, err := s.fill(ctx, io.Discard, f)
 	if err != nil {
 		return err
 	}
@@ -299,6 +307,9 @@ func (s *Store) Walk(ctx context.Context, fn func(d feed.Digest, size int64, imp
 // other process writes to this store.
 func (s *Store) Clean() error {
 	if err := durable.CleanTemps(s.blobs); err != nil {
+		return err
+	}
+	if err := durable.CleanTemps(s.snapshotDir("")); err != nil {
 		return err
 	}
 	feeds, err := s.Feeds()

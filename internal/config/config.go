@@ -173,7 +173,7 @@ func setup(md toml.MetaData, name string, block toml.Primitive, kinds []feed.Kin
 	if err != nil {
 		return feed.Setup{}, err
 	}
-	s := feed.Setup{Name: name, Kind: k, Feed: v, Every: time.Duration(c.Every), Mount: c.Mount, Dirs: c.Dirs, Run: c.Run, Waits: c.Waits}
+	s := feed.Setup{Name: name, Kind: k, Feed: v, Every: time.Duration(c.Every), Mount: c.Mount, Dirs: c.Dirs, Run: c.Run, Waits: c.Waits, Prefer: k.Prefer}
 	if s.Mount == "" {
 		s.Mount = "/" + name + "/"
 	}

@@ -40,8 +40,10 @@ func (s *site) page(w http.ResponseWriter, r *http.Request) *page {
 		p.Nav = append(p.Nav, link{l.Path, p.T(l.Name)})
 	}
 	people := s.b.Contact()
-	for _, role := range slices.Sorted(maps.Keys(people)) {
-		p.Contact = append(p.Contact, contact{role, people[role]})
+	for _, role := range []string{"info", "approver", "incident", "cloud", "maintainer"} {
+		if who, ok := people[role]; ok {
+			p.Contact = append(p.Contact, contact{p.T("role." + role), who})
+		}
 	}
 	return p
 }

@@ -112,6 +112,14 @@ func (s *site) lang(w http.ResponseWriter, r *http.Request) string {
 	return "ja"
 }
 
+// asked is how this reader reaches us.
+func asked(r *http.Request) (scheme, host string) {
+	if r.TLS != nil {
+		return "https", r.Host
+	}
+	return "http", r.Host
+}
+
 func (s *site) style(w http.ResponseWriter, r *http.Request) {
 	headers(w)
 	w.Header().Set("Cache-Control", "max-age=3600")
@@ -139,12 +147,12 @@ func (s *site) freshness(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *site) settings(w http.ResponseWriter, r *http.Request) {
-	s.show(w, r, http.StatusOK, "settings", "page.settings", map[string]any{"CA": len(s.b.CA()) > 0, "Feeds": s.b.Settings()})
+	s.show(w, r, http.StatusOK, "settings", "page.settings", map[string]any{"CA": len(s.b.CA()) > 0, "Feeds": s.b.Settings(asked(r))})
 }
 
 func (s *site) setting(w http.ResponseWriter, r *http.Request) {
 	n, err := strconv.Atoi(r.PathValue("n"))
-	for _, f := range s.b.Settings() {
+	for _, f := range s.b.Settings(asked(r)) {
 		if f.Feed == r.PathValue("feed") && err == nil && n >= 0 && n < len(f.Settings) {
 			// A terminal's path may be one of Windows.
 			name := path.Base(strings.ReplaceAll(f.Settings[n].File, `\`, "/"))

@@ -90,7 +90,7 @@ func mirrorWith(t *testing.T) (terminals, admin http.Handler, digest feed.Digest
 	s, err := mirror.NewServer(mirror.ServerOptions{
 		Data: dir, Store: store, Feeds: feeds, Clock: clock, Pages: web.Pages, Hosts: []string{"mirror.town.example"}, Base: "http://mirror.town.example",
 		Side:    feed.Text{JA: "内側（LGWAN接続系）", EN: "Inside (LGWAN)"},
-		Contact: map[string]string{"情報担当": "総務課 内線123", "事故窓口": ""},
+		Contact: map[string]string{"info": "総務課 内線123", "incident": ""},
 		Listen:  []mirror.Listen{{Addr: "127.0.0.1:0", Page: true, TLS: true}, {Addr: "127.0.0.1:0", Admin: true}},
 	})
 	must(err)

@@ -44,6 +44,7 @@ func Kind() feed.Kind {
 		New:     newFeed,
 		Floors:  map[feed.Class]feed.Strength{feed.Definition: feed.Signed, feed.Metadata: feed.Signed},
 		Anchors: verifier.ClamAVAnchors(),
+		Prefer:  feed.Definition,
 	}
 }
 
