@@ -105,7 +105,6 @@ func slowDownload(t testing.TB, base, path string) *download {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.(*net.TCPConn).SetReadBuffer(4 << 10)
 	req, err := http.NewRequest("GET", base+path, nil)
 	if err == nil {
 		err = req.Write(c)
@@ -123,6 +122,7 @@ func slowDownload(t testing.TB, base, path string) *download {
 func (d *download) finish(want []byte) {
 	d.t.Helper()
 	defer d.c.Close()
+	d.c.SetDeadline(time.Now().Add(time.Minute))
 	got, err := io.ReadAll(d.res.Body)
 	if err != nil || !bytes.Equal(got, want) {
 		d.t.Errorf("the slow terminal got %d bytes of %d: %v", len(got), len(want), err)
@@ -213,18 +213,18 @@ func windowsMainLine(t *testing.T, x *wine) {
 	defer release()
 	w.inside("rollback", "big", "--reason", "試験")
 	waitFor(t, "the rollback", serves(base, "/big/big.bin", second))
-	w.inside("publish", "big", "--now", "--reason", "試験")
+	w.fails(exitHeld, "H-607", "--data", w.path(inside), "publish", "big", "--now")
 	fourth := w.bring(1 << 20)
 	w.take()
 	waitFor(t, "the fourth publication", serves(base, "/big/big.bin", fourth))
 	w.inside("gc")
-	if exists(w.blob(first)) {
-		t.Error("gc left the file of the slow terminal")
-	}
 	if !exists(w.blob(second)) {
 		t.Error("a file that another program holds is gone: wine is no longer like Windows here")
 	}
 	slow.finish(first)
+	// Before POSIX deletion (Windows 10 1809, never in wine 8) a removed file
+	// keeps its name until the last reader closes it.
+	waitFor(t, "the removal of the slow terminal's file", func() bool { return !exists(w.blob(first)) })
 	release()
 	w.inside("gc")
 	if exists(w.blob(second)) {
@@ -347,6 +347,7 @@ func intact(t testing.TB, w *world, what string) {
 // windowsState is what counts of a data directory, times left out.
 func windowsState(t testing.TB, w *world) string {
 	t.Helper()
+	w.inside("gc") // also takes what a killed process left unfinished
 	var b strings.Builder
 	o := w.status(inside)
 	for _, f := range o.Feeds {
