@@ -15,6 +15,7 @@ import (
 	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/packager"
 )
 
 // GCOptions of one clean-up.
@@ -90,7 +91,13 @@ func (p *Publisher) mark(ctx context.Context) (*marks, error) {
 				digestsIn(doc, named)
 			}
 		}
-		return nil
+		bases, err := packager.Bases(tx) // the outside computes increments from these snapshots
+		for _, b := range bases {
+			for _, l := range b.Feeds {
+				named[l.Snapshot] = true
+			}
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err

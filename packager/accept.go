@@ -157,6 +157,11 @@ func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
 	if err := tx.Put(bucketBundle, "accepted", a); err != nil {
 		return err
 	}
+	if b.set.Base != nil {
+		if err := forgetReceipts(tx, b.set.Base.Number); err != nil {
+			return err
+		}
+	}
 	if b.set.Created.After(floor) && a.Held != HeldFuture {
 		floor = b.set.Created
 	}

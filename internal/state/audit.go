@@ -1,13 +1,18 @@
 package state
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"math/big"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -65,37 +70,92 @@ func (t Tx) Audit(r Record) error {
 // the one before ends the sequence with ErrDamaged naming its number.
 func (t Tx) AuditLog(from uint64) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		var prev Record
-		known := from <= 1
-		if !known {
-			known, _ = t.Get(auditBucket, auditKey(from-1), &prev)
+		var c chain
+		if c.next = max(from, 1); c.next > 1 {
+			c.known, _ = t.Get(auditBucket, auditKey(c.next-1), &c.prev)
+		} else {
+			c.known = true
 		}
-		next := max(from, 1)
 		b := t.tx.Bucket([]byte(auditBucket))
 		if b == nil {
 			return
 		}
-		c := b.Cursor()
-		for k, raw := c.Seek([]byte(auditKey(next))); k != nil; k, raw = c.Next() {
-			var r Record
-			err := json.Unmarshal(raw, &r)
-			// The stored bytes must be the ones we write: JSON has many spellings of one record.
-			var sum string
-			var same []byte
-			if err == nil {
-				sum, err = r.sum()
-			}
-			if err == nil {
-				same, err = json.Marshal(r)
-			}
-			if err != nil || sum != r.Hash || !bytes.Equal(same, raw) || r.Number != next || (known && r.Prev != prev.Hash) {
-				yield(r, fmt.Errorf("audit record %d does not follow from the one before: %w", next, errors.Join(err, feed.ErrDamaged)))
+		cur := b.Cursor()
+		for k, raw := cur.Seek([]byte(auditKey(c.next))); k != nil; k, raw = cur.Next() {
+			if r, err := c.take(raw); !yield(r, err) || err != nil {
 				return
 			}
-			if !yield(r, nil) {
-				return
-			}
-			prev, known, next = r, true, next+1
 		}
 	}
+}
+
+// ReadAudit is AuditLog for an exported copy: JSON Lines, which may begin
+// anywhere. It needs nothing but the file.
+func ReadAudit(r io.Reader) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		var c chain
+		lines := bufio.NewScanner(r)
+		lines.Buffer(make([]byte, 64<<10), maxRecord)
+		for lines.Scan() {
+			if r, err := c.take(lines.Bytes()); !yield(r, err) || err != nil {
+				return
+			}
+		}
+		if err := lines.Err(); err != nil {
+			yield(Record{}, fmt.Errorf("audit record after %d: %w: %w", c.prev.Number, err, feed.ErrDamaged))
+		}
+	}
+}
+
+// maxRecord bounds one line of an exported log.
+const maxRecord = 1 << 20
+
+// chain checks records one after the other.
+type chain struct {
+	prev  Record
+	known bool   // prev is the one before the next
+	next  uint64 // its number; 0 is any
+}
+
+func (c *chain) take(raw []byte) (Record, error) {
+	var r Record
+	err := json.Unmarshal(raw, &r)
+	// The bytes must be the ones we write: JSON has many spellings of one record.
+	var sum string
+	var same []byte
+	if err == nil {
+		sum, err = r.sum()
+	}
+	if err == nil {
+		same, err = json.Marshal(r)
+	}
+	if err != nil || sum != r.Hash || !bytes.Equal(same, raw) || c.next != 0 && r.Number != c.next || c.known && r.Prev != c.prev.Hash {
+		return r, fmt.Errorf("audit record %d does not follow from the one before: %w", max(c.next, 1), errors.Join(err, feed.ErrDamaged))
+	}
+	c.prev, c.known, c.next = r, true, r.Number+1
+	return r, nil
+}
+
+// Anchor is a record's number and 14 digits of its hash (two of them check
+// digits, ISO 7064 MOD 97-10): printed on paper, it fixes the log up to there.
+func (r Record) Anchor() string {
+	h, _ := hex.DecodeString(r.Hash)
+	n := new(big.Int).SetBytes(h)
+	n.Mod(n, big.NewInt(1_000_000_000_000))
+	digits := fmt.Sprintf("%012d", n)
+	c, _ := new(big.Int).SetString(digits+"00", 10)
+	digits += fmt.Sprintf("%02d", 98-c.Mod(c, big.NewInt(97)).Int64())
+	return fmt.Sprintf("%d-%s-%s-%s", r.Number, digits[:4], digits[4:8], digits[8:])
+}
+
+// AnchorNumber is the record that an anchor is about; false if it is mistyped.
+func AnchorNumber(anchor string) (uint64, bool) {
+	number, digits, ok := strings.Cut(anchor, "-")
+	digits = strings.ReplaceAll(digits, "-", "")
+	n, err := strconv.ParseUint(number, 10, 64)
+	if !ok || err != nil || len(digits) != 14 {
+		return 0, false
+	}
+	c, ok := new(big.Int).SetString(digits, 10)
+	return n, ok && c.Mod(c, big.NewInt(97)).Int64() == 1
 }

@@ -102,7 +102,17 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 }
 
 // url joins the archive address and a path below it.
-func (f *archive) url(p string) string { return f.base.JoinPath(strings.Split(p, "/")...).String() }
+func (f *archive) url(p string) string { return below(f.base, p) }
+
+// below is the URL of a path under base. Names are escaped: "%3a" in a name is
+// part of it, not a colon.
+func below(base *url.URL, p string) string {
+	parts := strings.Split(p, "/")
+	for i, s := range parts {
+		parts[i] = url.PathEscape(s)
+	}
+	return base.JoinPath(parts...).String()
+}
 
 // Reaches implements feed.Reacher.
 func (f *archive) Reaches() []string { return []string{f.base.String()} }

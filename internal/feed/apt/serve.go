@@ -108,7 +108,7 @@ func (f *archive) Probe(ctx context.Context, do func(*http.Request) (*http.Respo
 		if !ok {
 			return nil
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath(strings.Split(p, "/")...).String(), nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, below(base, p), nil)
 		if err != nil {
 			return err
 		}

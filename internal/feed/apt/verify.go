@@ -34,6 +34,18 @@ func (f *archive) verifySuite(ctx context.Context, c feed.Content, trust feed.Tr
 	if err != nil {
 		return err
 	}
+	for _, name := range []string{"InRelease", "Release", "Release.gpg"} {
+		a, ok := c.Lookup(path.Join("dists", suite, name))
+		if !ok {
+			continue
+		}
+		if err := labelled(c, a, feed.Metadata, ""); err != nil {
+			return err
+		}
+		if !a.Time.Equal(rel.date) { // pages show it as the vendor's
+			return untrusted(c, a, fmt.Errorf("dated %s, the snapshot says %s: %w", rel.date, a.Time, feed.ErrUntrusted))
+		}
+	}
 	if err := rel.fits(suite, trust.At); err != nil {
 		return feed.NewFault(err, "H-505", "feed", c.Header().Feed, "file", path.Join("dists", suite, "InRelease"))
 	}
@@ -52,11 +64,14 @@ func (f *archive) verifySuite(ctx context.Context, c feed.Content, trust feed.Tr
 		e := rel.files[p]
 		for _, name := range []string{path.Join(dir, p), path.Join(dir, byHash(p, e.digest))} {
 			a, ok := c.Lookup(name)
+			if !ok && (rel.byHash || name == path.Join(dir, p)) {
+				return missing(c, name)
+			}
 			if !ok {
-				if name == path.Join(dir, p) {
-					return fmt.Errorf("%s is missing: %w", name, feed.ErrUntrusted)
-				}
 				continue
+			}
+			if err := labelled(c, a, feed.Metadata, ""); err != nil {
+				return err
 			}
 			if err := listed(out, a, e.digest, e.size, via); err != nil {
 				return err
@@ -94,7 +109,7 @@ func (f *archive) verifyRelease(c feed.Content, trust feed.Trust, anchors []feed
 	a, ok1 := c.Lookup(path.Join("dists", suite, "Release"))
 	sig, ok2 := c.Lookup(path.Join("dists", suite, "Release.gpg"))
 	if !ok1 || !ok2 {
-		return nil, "", fmt.Errorf("no signed Release: %w", feed.ErrUntrusted)
+		return nil, "", missing(c, path.Join("dists", suite, "InRelease"))
 	}
 	text, err := read(c, a, maxRelease)
 	if err != nil {
@@ -117,6 +132,21 @@ func (f *archive) verifyRelease(c feed.Content, trust feed.Trust, anchors []feed
 	}
 	rel, err := parseRelease(bytes.NewReader(text))
 	return rel, a.Digest, err
+}
+
+func missing(c feed.Content, name string) error {
+	err := fmt.Errorf("%s is missing: %w", name, feed.ErrUntrusted)
+	return feed.NewFault(err, "H-502", "feed", c.Header().Feed, "file", name)
+}
+
+// labelled checks what decides how long terminals wait for a file, and what is
+// withheld with it. Above all an index has no group: withheld alone under its
+// name, it could still be read as if it were the genuine one under its by-hash name.
+func labelled(c feed.Content, a feed.Artifact, class feed.Class, group string) error {
+	if a.Class == class && a.Group == group {
+		return nil
+	}
+	return untrusted(c, a, fmt.Errorf("in class %s, group %.80q: %w", a.Class, a.Group, feed.ErrUntrusted))
 }
 
 func untrusted(c feed.Content, a feed.Artifact, err error) error {
@@ -181,6 +211,9 @@ func (f *archive) verifyPackages(c feed.Content, name string, via feed.Digest, p
 			return nil
 		}
 		proved[dst] = true
+		if err := labelled(c, a, f.payloadClass(), dst); err != nil {
+			return err
+		}
 		return listed(out, a, p.digest, p.size, via)
 	})
 	if err != nil {

@@ -1,14 +1,13 @@
 package clamav
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -159,14 +158,21 @@ func (f *databases) Probe(ctx context.Context, do func(*http.Request) (*http.Res
 		if err != nil {
 			return learnt, err
 		}
-		h, err := clamav.ParseHeader(b)
-		if err != nil || strconv.FormatInt(h.Version, 10) != a.Version {
-			return learnt, fmt.Errorf("%s: served header is not version %s: %w", a.Path, a.Version, errors.Join(err, feed.ErrDamaged))
-		}
-		patch := file{role: patch, db: db, version: h.Version}
-		_, size, err := ask(ctx, do, base.JoinPath(patch.name()), http.StatusOK, nil)
+		h, want, err := header(c, a.Path)
 		if err != nil {
 			return learnt, err
+		}
+		if !bytes.Equal(b, want) {
+			return learnt, fmt.Errorf("%s: served header is not that of version %s: %w", a.Path, a.Version, feed.ErrDamaged)
+		}
+		patch := file{role: patch, db: db, version: h.Version}
+		b, size, err := ask(ctx, do, base.JoinPath(patch.name()), http.StatusOK, nil)
+		if err != nil {
+			return learnt, err
+		}
+		// Without the patch the answer is empty (see Handler).
+		if p, ok := c.Lookup(patch.name()); len(b) > 0 && (!ok || p.Digest != feed.DigestOf(b)) {
+			return learnt, fmt.Errorf("%s: served bytes are not those published: %w", patch.name(), feed.ErrDamaged)
 		}
 		patch.version++
 		if _, _, err := ask(ctx, do, base.JoinPath(patch.name()), http.StatusNotFound, nil); err != nil {
@@ -180,7 +186,7 @@ func (f *databases) Probe(ctx context.Context, do func(*http.Request) (*http.Res
 	return learnt, nil
 }
 
-// ask returns up to 512 bytes of the answer and its length.
+// ask returns the answer, of at most one patch's size, and its length.
 func ask(ctx context.Context, do func(*http.Request) (*http.Response, error), u *url.URL, want int, header http.Header) ([]byte, int64, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -197,6 +203,6 @@ func ask(ctx context.Context, do func(*http.Request) (*http.Response, error), u 
 	if res.StatusCode != want {
 		return nil, 0, fmt.Errorf("%s: status %d, want %d: %w", u, res.StatusCode, want, feed.ErrDamaged)
 	}
-	b, err := io.ReadAll(io.LimitReader(res.Body, clamav.HeaderSize))
+	b, err := io.ReadAll(io.LimitReader(res.Body, clamav.MaxDiff))
 	return b, res.ContentLength, err
 }

@@ -32,10 +32,10 @@ func (f *databases) Verify(ctx context.Context, c feed.Content, trust feed.Trust
 		}
 		n, ok := parseName(a.Path)
 		if !ok {
-			return fmt.Errorf("%s: no name of the vendor's: %w", a.Path, feed.ErrUntrusted)
+			return untrusted(c, a.Path, "no name of the vendor's")
 		}
 		if want := n.artifact(); a.Group != want.Group || a.Class != want.Class {
-			return fmt.Errorf("%s: in the wrong group or class: %w", a.Path, feed.ErrUntrusted)
+			return untrusted(c, a.Path, "in the wrong group or class")
 		}
 		switch n.role {
 		case database:
@@ -51,7 +51,7 @@ func (f *databases) Verify(ctx context.Context, c feed.Content, trust feed.Trust
 		}
 	}
 	if !found {
-		return fmt.Errorf("snapshot without a database: %w", feed.ErrUntrusted)
+		return untrusted(c, "*.cvd", "no database in the snapshot")
 	}
 	return nil
 }
@@ -70,8 +70,7 @@ func verifyDatabase(c feed.Content, a feed.Artifact, n file, trust feed.Trust, o
 	}
 	// Pages, freshness and the answers to terminals go by these.
 	if a.Version != strconv.FormatInt(h.Version, 10) || !a.Time.Equal(h.Time) {
-		return fmt.Errorf("%s is version %d of %s, the snapshot says %s of %s: %w",
-			a.Path, h.Version, h.Time, a.Version, a.Time, feed.ErrUntrusted)
+		return untrusted(c, a.Path, fmt.Sprintf("version %d of %s, the snapshot says %s of %s", h.Version, h.Time, a.Version, a.Time))
 	}
 	if _, signed := c.Lookup(file{role: databaseSign, db: n.db, version: h.Version}.name()); !signed {
 		// No strength of its own: only the note on the card.
@@ -124,6 +123,11 @@ func verifySign(c feed.Content, a feed.Artifact, n file, trust feed.Trust, out f
 		ev.Note = tier15
 	}
 	return out.Evidence(ev)
+}
+
+// untrusted refuses the snapshot.
+func untrusted(c feed.Content, path, why string) error {
+	return feed.NewFault(fmt.Errorf("%s: %s: %w", path, why, feed.ErrUntrusted), "H-502", "feed", c.Header().Feed, "file", path, "signer", "ClamAV")
 }
 
 func refuse(out feed.Proof, a feed.Artifact, why string) error {

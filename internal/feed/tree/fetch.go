@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -76,20 +77,82 @@ type source interface {
 	// signature, else the list. ErrUnchanged if it is that of was.
 	first(ctx context.Context, name string, limit int64, was mark, now *mark) (doc, error)
 	read(ctx context.Context, name string, limit int64) (doc, error)
-	file(ctx context.Context, e entry) error
+	file(ctx context.Context, e entry, got *found) error
 }
+
+// tries is how often a fetch starts over when the vendor publishes meanwhile.
+const tries = 3
+
+// errMoved: the vendor published anew during the fetch.
+var errMoved = errors.New("the list was published anew during the fetch")
 
 // Fetch implements feed.Feed. With nothing new it costs one small request: a
 // detached signature covers the list, so the same signature is the same list;
-// otherwise the list is asked for conditionally.
+// otherwise the list is asked for conditionally. With something new, the
+// document that was read first is read again at the end: whatever does not fit
+// together because the vendor was publishing is no attack.
 func (t *tree) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content, dst feed.Sink) (string, error) {
 	src, err := t.open(up, prev, dst)
 	if err != nil {
 		return "", err
 	}
+	for try := 1; ; try++ {
+		got := &found{}
+		state, err := t.fetchOnce(ctx, src, prev, got, dst)
+		if errors.Is(err, feed.ErrUnchanged) {
+			return "", err
+		}
+		if err = t.moved(ctx, src, got, err); err == nil {
+			for _, a := range got.arts {
+				if err := dst.Add(a); err != nil {
+					return "", err
+				}
+			}
+			return state, nil
+		}
+		if !errors.Is(err, errMoved) {
+			return "", err
+		}
+		if try == tries {
+			return "", fmt.Errorf("%s: %w %d times: %w", t.cfg.List, errMoved, try, feed.ErrTransient)
+		}
+		prev = nil // the validators in its mark are not those of what was read meanwhile
+	}
+}
+
+// found is what one try brought.
+type found struct {
+	first *doc // what was read first
+	mu    sync.Mutex
+	arts  []feed.Artifact
+}
+
+func (f *found) add(a feed.Artifact) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.arts = append(f.arts, a)
+}
+
+// moved reads the first document again: errMoved if it changed, else err.
+func (t *tree) moved(ctx context.Context, src source, got *found, err error) error {
+	if got.first == nil || ctx.Err() != nil || errors.Is(err, feed.ErrHeld) || errors.Is(err, feed.ErrConfig) || errors.Is(err, feed.ErrTransient) {
+		return err
+	}
+	again, aerr := src.read(ctx, got.first.path, maxList)
+	if aerr != nil {
+		return errors.Join(err, aerr)
+	}
+	if !bytes.Equal(again.body, got.first.body) {
+		return errMoved
+	}
+	return err
+}
+
+func (t *tree) fetchOnce(ctx context.Context, src source, prev feed.Content, got *found, dst feed.Sink) (string, error) {
 	was, _ := t.markOf(prev)
 	now := mark{config: t.fingerprint()}
 	var docs []doc
+	var err error
 	if t.detached() {
 		sig, err := src.first(ctx, t.cfg.Signature, maxSignature, was, &now)
 		if err != nil {
@@ -98,7 +161,7 @@ func (t *tree) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content, d
 		if now.signature = feed.DigestOf(sig.body); now.signature == was.signature {
 			return "", feed.ErrUnchanged
 		}
-		docs = append(docs, sig)
+		docs, got.first = append(docs, sig), &sig
 	}
 	var list doc
 	if t.detached() {
@@ -112,7 +175,10 @@ func (t *tree) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content, d
 	if now.list = feed.DigestOf(list.body); now.list == was.list && !t.detached() {
 		return "", feed.ErrUnchanged
 	}
-	if err := t.fill(ctx, src, list, dst); err != nil {
+	if got.first == nil {
+		got.first = &list
+	}
+	if err := t.fill(ctx, src, list, got); err != nil {
 		return "", err
 	}
 	for _, d := range append(docs, list) {
@@ -120,15 +186,13 @@ func (t *tree) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content, d
 		if err != nil {
 			return "", err
 		}
-		if err := dst.Add(feed.Artifact{Path: d.path, Digest: b.Digest(), Class: feed.Metadata, Time: d.time, Origin: d.origin}); err != nil {
-			return "", err
-		}
+		got.add(feed.Artifact{Path: d.path, Digest: b.Digest(), Class: feed.Metadata, Time: d.time, Origin: d.origin})
 	}
 	return now.String(), nil
 }
 
 // fill brings the files that the list names and the configuration wants.
-func (t *tree) fill(ctx context.Context, src source, list doc, dst feed.Sink) error {
+func (t *tree) fill(ctx context.Context, src source, list doc, got *found) error {
 	text := list.body
 	if t.cfg.Signature == inClear {
 		var err error
@@ -148,7 +212,7 @@ func (t *tree) fill(ctx context.Context, src source, list doc, dst feed.Sink) er
 		}
 		// A list may name itself or its signature: their bytes are added below.
 		if e.path != t.cfg.List && e.path != t.cfg.Signature && t.chosen(e.path) {
-			g.Go(func() error { return src.file(ctx, e) })
+			g.Go(func() error { return src.file(ctx, e, got) })
 		}
 	}
 	return g.Wait()
@@ -206,12 +270,13 @@ func asDoc(name string, r *feed.Response) doc {
 	return d
 }
 
-func (w *web) file(ctx context.Context, e entry) error {
+func (w *web) file(ctx context.Context, e entry, got *found) error {
 	b, err := w.dst.Load(ctx, feed.Request{URL: w.url(e.path), Limit: w.t.cfg.MaxFile}, feed.Want{Digest: e.digest})
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.path, err)
 	}
-	return w.dst.Add(feed.Artifact{Path: e.path, Digest: b.Digest(), Class: w.t.cfg.Class})
+	got.add(feed.Artifact{Path: e.path, Digest: b.Digest(), Class: w.t.cfg.Class})
+	return nil
 }
 
 // folder is a tree in a directory.
@@ -261,12 +326,15 @@ func (f *folder) read(_ context.Context, name string, limit int64) (doc, error) 
 	return doc{path: name, body: b, origin: feed.Origin{URL: f.name(name)}, time: st.ModTime()}, err
 }
 
-func (f *folder) file(ctx context.Context, e entry) error {
+func (f *folder) file(ctx context.Context, e entry, got *found) error {
 	a := feed.Artifact{Path: e.path, Digest: e.digest, Class: f.t.cfg.Class}
 	if f.prev != nil {
 		// Still in the store from the last time: not read again.
-		if p, ok := f.prev.Lookup(e.path); ok && p.Digest == e.digest && f.dst.Add(a) == nil {
-			return nil
+		if p, ok := f.prev.Lookup(e.path); ok && p.Digest == e.digest {
+			if file, err := f.prev.Open(e.path); err == nil {
+				got.add(a)
+				return file.Close()
+			}
 		}
 	}
 	file, st, err := f.open(e.path)
@@ -285,5 +353,6 @@ func (f *folder) file(ctx context.Context, e entry) error {
 		err := fmt.Errorf("%s has digest %s, the list says %s: %w", f.name(e.path), b.Digest(), e.digest, feed.ErrUntrusted)
 		return feed.NewFault(err, "H-502", "file", f.name(e.path), "detail", err.Error())
 	}
-	return f.dst.Add(a)
+	got.add(a)
+	return nil
 }

@@ -167,7 +167,11 @@ type memory struct {
 func content(files map[string][]byte, origin feed.Origin) *memory {
 	m := &memory{files, map[string]feed.Artifact{}}
 	for p, b := range files {
-		m.arts[p] = feed.Artifact{Path: p, Digest: feed.DigestOf(b), Size: int64(len(b)), Class: feed.Feature, Origin: origin}
+		class := feed.Feature
+		if strings.HasPrefix(p, "SHA256SUMS") {
+			class = feed.Metadata
+		}
+		m.arts[p] = feed.Artifact{Path: p, Digest: feed.DigestOf(b), Size: int64(len(b)), Class: class, Origin: origin}
 	}
 	return m
 }

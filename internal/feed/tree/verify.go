@@ -16,7 +16,7 @@ import (
 func (t *tree) Verify(ctx context.Context, c feed.Content, trust feed.Trust, out feed.Proof) error {
 	list, ok := c.Lookup(t.cfg.List)
 	if !ok {
-		return fmt.Errorf("%s is missing: %w", t.cfg.List, feed.ErrUntrusted)
+		return missing(c, t.cfg.List)
 	}
 	body, err := read(c, list, maxList)
 	if err != nil {
@@ -45,7 +45,10 @@ func (t *tree) Verify(ctx context.Context, c feed.Content, trust feed.Trust, out
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if a.Path == t.cfg.List || t.detached() && a.Path == t.cfg.Signature {
+		if want := t.class(a.Path); a.Class != want {
+			return t.untrusted(c, a, fmt.Errorf("in class %s, not %s: %w", a.Class, want, feed.ErrUntrusted))
+		}
+		if t.isDocument(a.Path) {
 			continue
 		}
 		d, ok := named[a.Path]
@@ -78,7 +81,7 @@ func (t *tree) proveList(c feed.Content, list feed.Artifact, body []byte, trust 
 	} else {
 		sig, ok := c.Lookup(t.cfg.Signature)
 		if !ok {
-			return nil, fmt.Errorf("%s is missing: %w", t.cfg.Signature, feed.ErrUntrusted)
+			return nil, missing(c, t.cfg.Signature)
 		}
 		var sigBody []byte
 		if sigBody, err = read(c, sig, maxSignature); err != nil {
@@ -112,6 +115,25 @@ func seen(list feed.Artifact) feed.Evidence {
 		e.Method, e.Strength, e.Note = "transport", feed.None, "unsigned list, not from a TLS server"
 	}
 	return e
+}
+
+// isDocument: the list or its signature, not one of the files.
+func (t *tree) isDocument(p string) bool {
+	return p == t.cfg.List || t.detached() && p == t.cfg.Signature
+}
+
+// class is what this side's configuration calls a file. It decides how long
+// terminals wait, so the snapshot's own word is not enough.
+func (t *tree) class(p string) feed.Class {
+	if t.isDocument(p) {
+		return feed.Metadata
+	}
+	return t.cfg.Class
+}
+
+func missing(c feed.Content, p string) error {
+	err := fmt.Errorf("%s is missing: %w", p, feed.ErrUntrusted)
+	return feed.NewFault(err, "H-502", "feed", c.Header().Feed, "file", p, "detail", err.Error())
 }
 
 func (t *tree) untrusted(c feed.Content, a feed.Artifact, err error) error {
