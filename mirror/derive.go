@@ -61,7 +61,7 @@ func (p *Publisher) derive(ctx context.Context, k feed.Deriver, name string, ser
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer durable.RemoveAll(dir)
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (p *Publisher) derive(ctx context.Context, k feed.Deriver, name string, ser
 		return err
 	}
 	root.Close() // Windows renames no directory that is held
-	if err := os.Rename(dir, final); err != nil {
+	if err := durable.Rename(dir, final); err != nil {
 		return err
 	}
 	durable.Step("derived files named")

@@ -32,6 +32,7 @@ type GCReport struct {
 	Generations, Snapshots, Blobs int
 	Bytes                         int64 // of blobs
 	Kept                          int   // blobs
+	Busy                          int   // blobs that another program holds open: the next clean-up takes them
 }
 
 // namedBuckets hold documents of other engines; every digest in them names a
@@ -312,7 +313,7 @@ func (p *Publisher) sweepSnapshots(name string, keep map[uint64]bool, o GCOption
 	if err := removeUnkept(dir, keep, durable.Remove); err != nil {
 		return gone, err
 	}
-	return gone, removeUnkept(filepath.Dir(p.Data.Derived(name, 1)), keep, os.RemoveAll)
+	return gone, removeUnkept(filepath.Dir(p.Data.Derived(name, 1)), keep, durable.RemoveAll)
 }
 
 // removeUnkept removes the entries of dir whose name begins with a serial that
@@ -340,11 +341,16 @@ func (p *Publisher) sweepBlobs(ctx context.Context, m *marks, o GCOptions, r *GC
 			r.Kept++
 			return nil
 		}
+		if !o.DryRun {
+			if err := p.Store.Delete(d); durable.Held(err) {
+				r.Busy++ // nothing points at it: it may stay for now
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
 		r.Blobs++
 		r.Bytes += size
-		if o.DryRun {
-			return nil
-		}
-		return p.Store.Delete(d)
+		return nil
 	})
 }

@@ -231,7 +231,13 @@ func (a *access) flush(now time.Time) {
 
 // prune removes the oldest days.
 func (a *access) prune() {
-	names, _ := filepath.Glob(filepath.Join(a.dir, "access-*.log")) // sorted
+	var names []string
+	ents, _ := os.ReadDir(a.dir) // sorted; a pattern would stumble over "[" in the folder's name
+	for _, e := range ents {
+		if strings.HasPrefix(e.Name(), "access-") && strings.HasSuffix(e.Name(), ".log") {
+			names = append(names, filepath.Join(a.dir, e.Name()))
+		}
+	}
 	for len(names) > keepAccess {
 		os.Remove(names[0])
 		names = names[1:]

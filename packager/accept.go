@@ -177,7 +177,7 @@ func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
 func (b *Bundle) writeTrust(name string) error {
 	trust := b.opt.Data.Trust()
 	temp := filepath.Join(trust, durable.TempPrefix+name)
-	if err := os.RemoveAll(temp); err != nil {
+	if err := durable.RemoveAll(temp); err != nil {
 		return err
 	}
 	if err := durable.Mkdir(temp); err != nil {
@@ -199,11 +199,11 @@ func (b *Bundle) writeTrust(name string) error {
 		return err
 	}
 	final := filepath.Join(trust, name)
-	if err := os.RemoveAll(final); err != nil { // of a run that was killed: nothing points to it
+	if err := durable.RemoveAll(final); err != nil { // of a run that was killed: nothing points to it
 		return err
 	}
 	durable.Step("before trust rename")
-	if err := os.Rename(temp, final); err != nil {
+	if err := durable.Rename(temp, final); err != nil {
 		return err
 	}
 	err := durable.SyncDir(trust)
@@ -230,7 +230,7 @@ func (b *Bundle) dropTrust(keep string) error {
 	for _, e := range ents {
 		n := strings.TrimPrefix(e.Name(), durable.TempPrefix)
 		if e.IsDir() && strings.HasPrefix(n, "accepted-") && e.Name() != keep {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(trust, e.Name())))
+			err = errors.Join(err, durable.RemoveAll(filepath.Join(trust, e.Name())))
 		}
 	}
 	return err

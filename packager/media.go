@@ -7,8 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hashike/hashike/internal/feed"
 )
@@ -119,7 +120,7 @@ func (m *medium) table(name string, ref Ref) (*os.File, error) {
 
 // vanished tells a pulled medium from a damaged file.
 func (m *medium) vanished() bool {
-	_, err := os.Stat(path.Join(m.dir, nameSet))
+	_, err := os.Stat(filepath.Join(m.dir, nameSet))
 	return err != nil
 }
 
@@ -143,7 +144,7 @@ func list(fsys fs.FS, fn func(name string, d fs.DirEntry) error) error {
 		if name == "." {
 			return nil
 		}
-		if slices.Contains(tolerated(), name) && d.IsDir() {
+		if d.IsDir() && slices.ContainsFunc(tolerated(), func(t string) bool { return strings.EqualFold(t, name) }) {
 			return fs.SkipDir
 		}
 		return fn(name, d)

@@ -471,7 +471,7 @@ func (v *volume) finishTable(f **os.File, name string, lines int64) (Ref, error)
 		return Ref{}, err
 	}
 	durable.Step("before table " + name)
-	return Ref{feed.DigestFrom(h), n, lines}, os.Rename(temp, v.path(name))
+	return Ref{feed.DigestFrom(h), n, lines}, durable.Rename(temp, v.path(name))
 }
 
 // sign ends the tables, makes and signs the set and writes it: set.json and

@@ -248,7 +248,7 @@ func class(err error) (exit int, code string) {
 	switch {
 	case durable.IsFull(err):
 		return exitMachine, "H-801"
-	case errors.Is(err, state.ErrBusy):
+	case errors.Is(err, state.ErrBusy), durable.Held(err):
 		return exitMachine, "H-804"
 	case errors.As(err, &usage), errors.Is(err, feed.ErrWrongSide):
 		return exitConfig, "H-202"

@@ -327,7 +327,7 @@ func (s *station) serve(ctx context.Context, addrs []string, ready func([]net.Ad
 // that a gateway or a person fills. A folder is looked at when it has been
 // still for a while; it is never changed.
 func (s *station) watchInbox(ctx context.Context, still time.Duration) {
-	seen := map[string]string{}
+	seen := map[string]sight{}
 	for {
 		for _, dir := range s.inboxReady(seen, still) {
 			err := s.importDirs(ctx, []string{dir}, s.out)
@@ -346,9 +346,18 @@ func (s *station) watchInbox(ctx context.Context, still time.Duration) {
 	}
 }
 
+// sight is what a folder of the inbox looked like, and since when.
+type sight struct {
+	stamp string
+	since time.Time
+	taken bool // imported in this state
+}
+
 // inboxReady lists the folders whose content has not changed for a while and
-// was not yet imported in this state. seen remembers both.
-func (s *station) inboxReady(seen map[string]string, still time.Duration) []string {
+// was not yet imported in this state. seen remembers both. The files' own times
+// do not say how long ago they came: copying keeps them, and the clock of the
+// outside or of a medium (FAT has local time) may be ahead of ours.
+func (s *station) inboxReady(seen map[string]sight, still time.Duration) []string {
 	ents, err := os.ReadDir(s.dir.Inbox())
 	if err != nil {
 		return nil
@@ -359,19 +368,25 @@ func (s *station) inboxReady(seen map[string]string, still time.Duration) []stri
 		if !e.IsDir() {
 			continue
 		}
-		stamp, newest := treeStamp(dir)
-		if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil || s.clock().Sub(newest) < still || seen[dir] == stamp {
+		before, stamp := seen[dir], treeStamp(dir)
+		if before.stamp != stamp {
+			seen[dir] = sight{stamp: stamp, since: time.Now()}
 			continue
 		}
-		seen[dir] = stamp
+		if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil || before.taken || time.Since(before.since) < still {
+			continue
+		}
+		before.taken = true
+		seen[dir] = before
 		out = append(out, dir)
 	}
 	return out
 }
 
 // treeStamp says what is in a folder: enough to see that it changed.
-func treeStamp(dir string) (stamp string, newest time.Time) {
+func treeStamp(dir string) string {
 	var files, bytes int64
+	var newest time.Time
 	filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return nil
@@ -384,7 +399,7 @@ func treeStamp(dir string) (stamp string, newest time.Time) {
 		}
 		return nil
 	})
-	return fmt.Sprintf("%d %d %d", files, bytes, newest.UnixNano()), newest
+	return fmt.Sprintf("%d %d %d", files, bytes, newest.UnixNano())
 }
 
 // probe acts as a terminal against a running server.

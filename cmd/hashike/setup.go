@@ -174,6 +174,11 @@ func (a *app) lay(dir state.Dir, side, name string, blocks ...string) error {
 		if err := durable.Mkdir(d); err != nil {
 			return err
 		}
+		if d == string(dir) {
+			if err := durable.Private(d); err != nil {
+				return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrConfig), "H-202", "file", d, "detail", err.Error())
+			}
+		}
 	}
 	if _, err := os.Stat(dir.Config()); errors.Is(err, fs.ErrNotExist) {
 		return durable.WriteFile(dir.Config(), []byte(config.Template(side, name, a.kinds, blocks...)))

@@ -242,6 +242,9 @@ func (a *app) gcCommand() *cobra.Command {
 				key = "gc.would"
 			}
 			fmt.Fprintln(a.out, a.cat.T(key, r.Snapshots, r.Blobs, bytesText(r.Bytes), r.Kept))
+			if r.Busy > 0 {
+				fmt.Fprintln(a.out, a.cat.T("gc.busy", r.Busy))
+			}
 			return nil
 		})
 	}}

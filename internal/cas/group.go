@@ -72,15 +72,15 @@ func (g *Group) Put(ctx context.Context, r io.Reader, want feed.Digest) (feed.Di
 }
 
 func (g *Group) settle(t *durable.Temp) error {
+	if err := t.SetTime(g.s.clock()); err != nil {
+		return err
+	}
 	if !syncsWholeFS {
 		if err := t.Sync(); err != nil {
 			return err
 		}
 	}
-	if err := t.File.Close(); err != nil {
-		return err
-	}
-	return g.s.stamp(t.Name())
+	return t.File.Close()
 }
 
 // Flush makes everything put so far durable and visible.
@@ -96,7 +96,7 @@ func (g *Group) Flush() error {
 		if i == 0 || i == len(g.items)/2 {
 			durable.Step("in group renames")
 		}
-		if err := os.Rename(it.t.Name(), g.s.path(it.d)); err != nil {
+		if err := durable.Rename(it.t.Name(), g.s.path(it.d)); err != nil {
 			return err
 		}
 	}

@@ -168,7 +168,7 @@ func (s *Store) Adopt(path string, sum feed.Digest) error {
 		return err
 	}
 	durable.Step("before adopt")
-	if err := os.Rename(path, s.path(sum)); err != nil {
+	if err := durable.Rename(path, s.path(sum)); err != nil {
 		return err
 	}
 	durable.Step("after adopt")
@@ -184,7 +184,7 @@ func (s *Store) commit(t *durable.Temp, d feed.Digest) error {
 	if _, ok := s.Stat(d); ok {
 		return nil // the same bytes came in meanwhile; t is discarded
 	}
-	if err := s.stamp(t.Name()); err != nil {
+	if err := t.SetTime(s.clock()); err != nil {
 		return err
 	}
 	return t.Commit(s.path(d))

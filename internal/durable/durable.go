@@ -50,6 +50,9 @@ func Create(dir string) (*Temp, error) {
 	return &Temp{File: f}, nil
 }
 
+// SetTime gives the file its modification time, which outlives Commit.
+func (t *Temp) SetTime(at time.Time) error { return setTime(t.File, at) }
+
 // Commit flushes the file, gives it its final name and flushes the directory.
 // An existing file of that name is replaced.
 func (t *Temp) Commit(path string) error {
@@ -72,7 +75,7 @@ func (t *Temp) Rename(path string) error {
 		return err
 	}
 	Step("before rename " + filepath.Base(path))
-	if err := rename(t.Name(), path); err != nil {
+	if err := Rename(t.Name(), path); err != nil {
 		return err
 	}
 	t.done = true
@@ -116,12 +119,37 @@ func Remove(path string) error {
 		if err = os.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if !held(err) {
+		if !Held(err) {
 			return err
 		}
 		time.Sleep(time.Duration(1<<try) * 10 * time.Millisecond)
 	}
 	return err
+}
+
+// RemoveAll removes path and what is below it, file by file with the patience
+// of Remove. (os.RemoveAll deletes on Windows in a way that some file systems,
+// and wine, do not know, and gives up on a file that a virus scanner reads.)
+func RemoveAll(path string) error {
+	st, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if st.IsDir() {
+		ents, err := os.ReadDir(path)
+		if err != nil {
+			return err
+		}
+		for _, e := range ents {
+			if err := RemoveAll(filepath.Join(path, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return Remove(path)
 }
 
 // CleanTemps removes unfinished files that an earlier process left in dir.
@@ -140,10 +168,12 @@ func CleanTemps(dir string) error {
 	return nil
 }
 
-func rename(from, to string) error {
+// Rename renames a file or directory without flushing anything, waiting a
+// little where another process holds it open (Windows).
+func Rename(from, to string) error {
 	var err error
 	for try := range 6 {
-		if err = os.Rename(from, to); err == nil || !held(err) {
+		if err = os.Rename(from, to); err == nil || !Held(err) {
 			return err
 		}
 		time.Sleep(time.Duration(1<<try) * 10 * time.Millisecond)

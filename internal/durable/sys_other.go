@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 )
 
 // SyncDir flushes a directory's entries.
@@ -27,4 +28,12 @@ func IsFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is
 // Free is unknown here.
 func Free(string) (int64, error) { return 1 << 62, nil }
 
-func held(error) bool { return false }
+// Held reports that another process has the file open, so that a later try may
+// succeed: never here.
+func Held(error) bool { return false }
+
+// Private is what directories are made with here (0700).
+func Private(string) error { return nil }
+
+// setTime gives the file its modification time.
+func setTime(f *os.File, at time.Time) error { return os.Chtimes(f.Name(), at, at) }
