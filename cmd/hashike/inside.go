@@ -106,6 +106,7 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 	}
 	lang := s.cat.Language()
 	fmt.Fprintln(out, s.cat.T("import.bundle", r.Set.Number, i18n.Date(r.Set.Created, lang)))
+	fmt.Fprintln(out, "  "+s.cat.T("import.words", setWords(r.ID)))
 	for _, f := range r.Feeds {
 		fmt.Fprintln(out, "  "+s.cat.T("import."+string(f.Outcome), f.Feed, f.Serial))
 		for i, name := range f.Names {

@@ -79,6 +79,13 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	lang := s.cat.Language()
 	fmt.Fprintln(out, s.cat.T("pack.done", r.Number, to, r.Blobs, bytesText(r.BlobBytes), r.Known))
 	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
+	sh, err := s.carrySheet(r, p.Feeds)
+	if err != nil {
+		return err
+	}
+	if err := s.writeSheet(sh, r.Number, out); err != nil {
+		return err
+	}
 	if r.RootWarns != 0 {
 		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, lang)))
 	}
