@@ -65,7 +65,7 @@ func testProbe(t *testing.T, h *history) {
 	count, spoil := 0, -1
 	srv := httptest.NewServer(http.StripPrefix("/updates", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := httptest.NewRecorder()
-		s.handler.ServeHTTP(rec, r)
+		s.handler().ServeHTTP(rec, r)
 		body := bytes.Clone(rec.Body.Bytes())
 		if len(body) > 0 && rec.Code < 300 {
 			if count == spoil {

@@ -16,38 +16,81 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 
 	"github.com/hashike/hashike/internal/feed"
 )
 
-// shop serves what is put into it.
+// shop serves what is put into it. As in the engine, a publication builds what
+// the kind derives, and makes a new handler.
 type shop struct {
 	t       *testing.T
-	handler http.Handler
+	kind    feed.Feed
 	mu      sync.Mutex
+	now     http.Handler
 	view    feed.View
 	open    bool
-	asked   []string // rings
+	derived map[feed.Content]fs.FS
 }
 
 func (h *history) shop(t *testing.T) *shop {
 	t.Helper()
-	s := &shop{t: t}
+	s := &shop{t: t, kind: h.setup.Feed, derived: map[feed.Content]fs.FS{}}
+	s.handle(feed.View{}, false)
+	return s
+}
+
+// handle makes the handler for one view.
+func (s *shop) handle(v feed.View, open bool) {
+	s.t.Helper()
 	base, _ := url.Parse("http://hashike.example:8080/updates/")
-	var err error
-	s.handler, err = h.setup.Feed.Handler(feed.Serving{
-		Feed: name, Ring: func(*http.Request) string { return "all" }, Ledger: forgetful{}, Base: base, Log: slog.New(slog.DiscardHandler),
-		View: func(string) (feed.View, bool) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.view, s.open
-		},
+	h, err := s.kind.Handler(feed.Serving{
+		Feed: name, Ring: func(*http.Request) string { return "all" }, Ledger: forgetful{}, Base: base, Secret: make([]byte, 32), Log: slog.New(slog.DiscardHandler),
+		View: func(string) (feed.View, bool) { return v, open },
 		Peer: func(f string) (feed.Content, error) { return nil, fmt.Errorf("feed %s: %w", f, fs.ErrNotExist) },
 	})
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	return s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now, s.view, s.open = h, v, open
+}
+
+func (s *shop) handler() http.Handler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+// derive builds what the kind derives of a snapshot, once.
+func (s *shop) derive(c feed.Content) fs.FS {
+	s.t.Helper()
+	k, ok := s.kind.(feed.Deriver)
+	if !ok {
+		return nil
+	}
+	if made, ok := s.derived[c]; ok {
+		return made
+	}
+	var prev fs.FS
+	if s.open {
+		prev = s.view.Derived
+	}
+	made := fstest.MapFS{}
+	err := k.Derive(s.t.Context(), c, prev, func(name string, r io.Reader) error {
+		if !feed.ValidPath(name) {
+			s.t.Errorf("derived file %q", name)
+		}
+		b, err := io.ReadAll(r)
+		made[name] = &fstest.MapFile{Data: b}
+		return err
+	})
+	if err != nil {
+		s.t.Fatalf("derived files: %v", err)
+	}
+	s.derived[c] = made
+	return made
 }
 
 type forgetful struct{}
@@ -55,14 +98,15 @@ type forgetful struct{}
 func (forgetful) Saw(feed.Sighting)            {}
 func (forgetful) Recall(string) ([]byte, bool) { return nil, false }
 func (forgetful) Remember(_ string, _ []byte)  {}
+
 func (s *shop) publish(c feed.Content, older ...feed.Content) {
 	s.set(feed.View{Content: c, Older: older})
 }
 func (s *shop) set(v feed.View) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.t.Helper()
 	v.Number = s.view.Number + 1
-	s.view, s.open = v, true
+	v.Derived = s.derive(v.Content)
+	s.handle(v, true)
 }
 
 // answer is a whole response.
@@ -95,7 +139,7 @@ func (s *shop) to(w http.ResponseWriter, method, path, body string, header ...st
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
-	s.handler.ServeHTTP(w, r.WithContext(s.t.Context()))
+	s.handler().ServeHTTP(w, r.WithContext(s.t.Context()))
 }
 
 // testServe: every artifact by every form of request, and everything that is

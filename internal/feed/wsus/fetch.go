@@ -209,7 +209,8 @@ func (r *fetch) takeScan(ctx context.Context, blob feed.Blob, find func(payload)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errIncomplete) // cut short, or no scan at all
 	}
-	list, err := s.payloads()
+	a := scanArtifact(blob.Digest(), s.created)
+	list, err := s.payloads(a.Group)
 	if err != nil {
 		return err
 	}
@@ -230,7 +231,6 @@ func (r *fetch) takeScan(ctx context.Context, blob feed.Blob, find func(payload)
 			r.found[p.Path] = p.Artifact
 		}
 	}
-	a := scanArtifact(blob.Digest(), s.created)
 	r.found[a.Path] = a
 	for _, n := range s.numbers() {
 		r.ids.add(s.updates[n].identity)

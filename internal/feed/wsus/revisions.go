@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -20,13 +22,16 @@ import (
 //
 //	hashike-wsus-revisions 1 <epoch: 32 hex digits>
 //	<UpdateID> <RevisionNumber>          line n+1 has id n
+//	sha256 <of all lines before, hex>
 //
+// The sum is against accidents; what carries the map is signed.
 // The epoch is random; a rebuilt outside makes a new one, and terminals are
 // then told ServerChanged and ask again (MS-WUSP 2.2.2.4).
 
 const (
 	revisionsPath  = "metadata/revisions.txt"
 	revisionsMagic = "hashike-wsus-revisions 1 "
+	revisionsSum   = "sha256 "
 	maxRevisions   = 4_000_000
 )
 
@@ -59,37 +64,58 @@ func (r *revisions) encode() []byte {
 	for _, id := range r.order {
 		fmt.Fprintf(&b, "%s %d\n", id.Update, id.Number)
 	}
+	sum := sha256.Sum256(b.Bytes())
+	b.WriteString(revisionsSum + hex.EncodeToString(sum[:]) + "\n")
 	return b.Bytes()
 }
 
 // parseRevisions reads a map: ErrUpstream unless it is exactly of this form.
 func parseRevisions(rd io.Reader) (*revisions, error) {
 	r := &revisions{ids: map[identity]int32{}}
-	s := bufio.NewScanner(rd)
-	s.Buffer(make([]byte, 256), 256)
-	if !s.Scan() {
-		return nil, upstream("revisions: no first line")
-	}
-	h, ok := strings.CutPrefix(s.Text(), revisionsMagic)
-	b, err := hex.DecodeString(h)
-	if !ok || err != nil || len(b) != len(r.epoch) {
-		return nil, upstream("revisions: first line %.80q", s.Text())
-	}
-	r.epoch = epoch(b)
-	for s.Scan() {
-		g, n, _ := strings.Cut(s.Text(), " ")
-		u, err := parseGUID(g)
-		v, err2 := strconv.ParseUint(n, 10, 31)
-		id := identity{u, int32(v)}
-		if _, twice := r.ids[id]; err != nil || err2 != nil || twice || len(r.order) >= maxRevisions {
-			return nil, upstream("revisions: line %d: %.80q", len(r.order)+2, s.Text())
+	sum := sha256.New()
+	br := bufio.NewReaderSize(rd, 256)
+	for n := 0; ; n++ {
+		line, err := br.ReadSlice('\n')
+		if err != nil {
+			return nil, upstream("revisions: line %d: %w", n+1, err)
 		}
-		r.add(id)
+		text := string(line[:len(line)-1])
+		if h, ok := strings.CutPrefix(text, revisionsSum); ok && n > 0 {
+			if _, err := br.ReadByte(); !errors.Is(err, io.EOF) || h != hex.EncodeToString(sum.Sum(nil)) {
+				return nil, upstream("revisions: changed after they were written")
+			}
+			return r, nil
+		}
+		sum.Write(line)
+		if err := r.line(n, text); err != nil {
+			return nil, upstream("revisions: line %d, %.80q: %w", n+1, text, err)
+		}
 	}
-	if err := s.Err(); err != nil {
-		return nil, upstream("revisions: %w", err)
+}
+
+// line takes one line: the first is the head.
+func (r *revisions) line(n int, text string) error {
+	if n == 0 {
+		h, ok := strings.CutPrefix(text, revisionsMagic)
+		b, err := hex.DecodeString(h)
+		if !ok || err != nil || len(b) != len(r.epoch) {
+			return errors.New("no head")
+		}
+		r.epoch = epoch(b)
+		return nil
 	}
-	return r, nil
+	g, number, _ := strings.Cut(text, " ")
+	u, err := parseGUID(g)
+	if err != nil {
+		return err
+	}
+	v, err := strconv.ParseUint(number, 10, 31)
+	id := identity{u, int32(v)}
+	if _, twice := r.ids[id]; err != nil || twice || n > maxRevisions {
+		return errors.New("no revision, or known")
+	}
+	r.add(id)
+	return nil
 }
 
 // readRevisions reads the map of a snapshot; fs.ErrNotExist if it has none.

@@ -226,10 +226,12 @@ type payload struct {
 	feed.Artifact
 }
 
-// payloads lists the files that the scan's updates need, by path. A file that is
+// payloads lists the files that the scan's updates need, by path. They are of
+// the scan's group: without it nothing proves them, without them its updates
+// cannot be installed. A file that is
 // named by SHA-1 alone is left out: nothing proves it, and Handler offers no
 // update whose files are not all here.
-func (s *scan) payloads() ([]payload, error) {
+func (s *scan) payloads(group string) ([]payload, error) {
 	class, kb := s.classes()
 	out := map[string]payload{}
 	for _, n := range s.numbers() {
@@ -246,7 +248,7 @@ func (s *scan) payloads() ([]payload, error) {
 				continue
 			}
 			out[p] = payload{f, feed.Artifact{
-				Path: p, Digest: f.SHA256, Size: f.Size, Class: class[u.identity], Version: kb[u.identity], Time: s.created, Group: p,
+				Path: p, Digest: f.SHA256, Size: f.Size, Class: class[u.identity], Version: kb[u.identity], Time: s.created, Group: group,
 			}}
 		}
 	}

@@ -93,6 +93,10 @@ const (
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p := strings.ToLower(r.URL.Path)
+	if len(s.rings) == 0 {
+		http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
+		return
+	}
 	switch {
 	case strings.HasPrefix(p, pathContent):
 		s.content(w, r)
@@ -121,10 +125,6 @@ func (s *server) call(w http.ResponseWriter, r *http.Request, namespace string, 
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		return
-	}
-	if len(s.rings) == 0 {
-		http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
 		return
 	}
 	req, err := decode(http.MaxBytesReader(w, r.Body, maxRequest), namespace)
@@ -159,7 +159,7 @@ func (s *server) call(w http.ResponseWriter, r *http.Request, namespace string, 
 // content answers a payload by its canonical path. Requests for content carry
 // no cookie, so whatever any ring sees may be had.
 func (s *server) content(w http.ResponseWriter, r *http.Request) {
-	e := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	e := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	if len(e) != 3 {
 		http.NotFound(w, r)
 		return

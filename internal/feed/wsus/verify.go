@@ -62,13 +62,21 @@ func untrusted(err error) error {
 
 // verifyRevisions checks the form of the map. Its order only grows.
 func verifyRevisions(c feed.Content, out feed.Proof) (*revisions, error) {
-	ids, err := readRevisions(c)
-	if err != nil {
-		return nil, untrusted(err)
+	a, ok := c.Lookup(revisionsPath)
+	if !ok {
+		err := fmt.Errorf("%s is missing: %w", revisionsPath, feed.ErrUntrusted)
+		return nil, feed.NewFault(err, "H-502", "feed", c.Header().Feed, "file", revisionsPath, "signer", "")
 	}
-	a, _ := c.Lookup(revisionsPath)
-	if a.Class != feed.Metadata || a.Group != "" {
-		return nil, fmt.Errorf("%s: in the wrong group or class: %w", a.Path, feed.ErrUntrusted)
+	ids, err := readRevisions(c)
+	if errors.Is(err, feed.ErrDamaged) {
+		return nil, err
+	}
+	if err == nil && (a.Class != feed.Metadata || a.Group != "") {
+		err = errors.New("in the wrong group or class")
+	}
+	if err != nil {
+		a.Group = "" // the whole depends on it
+		return nil, errors.Join(refuse(out, a, err), untrusted(err))
 	}
 	err = out.Evidence(feed.Evidence{Path: a.Path, Subject: a.Digest, Method: "wsus-revisions", Strength: feed.Attested,
 		Note: "made by our own outside: numbers for terminals, no content"})
@@ -87,13 +95,17 @@ type namedBy struct {
 // verifyScan checks one scan and adds what it names. Whatever is wrong with it
 // withholds it alone, and with it the payload that only it names.
 func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proof, ids *revisions, named map[string]namedBy, sums map[identity][32]byte) error {
+	if a.Group != a.Path { // the group of what it names too
+		err := fmt.Errorf("%s: in the group %.100q: %w", a.Path, a.Group, feed.ErrUntrusted)
+		return feed.NewFault(err, "H-502", "feed", c.Header().Feed, "file", a.Path, "signer", "")
+	}
 	s, err := openScan(c, a)
 	if errors.Is(err, feed.ErrDamaged) {
 		return err
 	}
 	var list []payload
 	if err == nil {
-		list, err = s.payloads()
+		list, err = s.payloads(a.Group)
 	}
 	if err == nil {
 		err = agrees(a, s, ids, sums)
@@ -139,7 +151,7 @@ func openScan(c feed.Content, a feed.Artifact) (*scan, error) {
 // agrees compares a scan with its artifact, with the map of revisions and with
 // the scans before it: one revision has one content.
 func agrees(a feed.Artifact, s *scan, ids *revisions, sums map[identity][32]byte) error {
-	if want := scanArtifact(a.Digest, s.created); a.Path != want.Path || a.Group != want.Group || !a.Time.Equal(want.Time) {
+	if want := scanArtifact(a.Digest, s.created); a.Path != want.Path || !a.Time.Equal(want.Time) {
 		return upstream("not as the snapshot describes it")
 	}
 	for id, sum := range s.sums {
@@ -162,12 +174,12 @@ var signable = map[string]bool{".cab": true, ".msu": true, ".exe": true, ".dll":
 func verifyPayload(a feed.Artifact, trust feed.Trust, out feed.Proof, named map[string]namedBy) error {
 	n, ok := named[a.Path]
 	switch {
-	case a.Group != a.Path:
-		return fmt.Errorf("%s: in the group %.100q: %w", a.Path, a.Group, feed.ErrUntrusted)
 	case !ok:
 		return refuse(out, a, errors.New("no metadata names it"))
 	case a.Digest != n.SHA256 || a.Size != n.file.Size:
 		return refuse(out, a, fmt.Errorf("the metadata names %s", n.SHA256))
+	case a.Group != n.Group:
+		return refuse(out, a, fmt.Errorf("in the group %.100q", a.Group))
 	case a.Class != n.Class || a.Version != n.Artifact.Version || !a.Time.Equal(n.Artifact.Time):
 		return refuse(out, a, errors.New("not as the metadata describes it"))
 	}
