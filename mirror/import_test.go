@@ -329,15 +329,24 @@ func TestTwoImportsAtOnce(t *testing.T) {
 	}))
 }
 
+// cannot skips what this machine does not let a test do; CI must let it.
+func cannot(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("HASHIKE_CI") == "1" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
 // tmpfs mounts a small file system, or skips.
 func tmpfs(t *testing.T, size string) string {
 	t.Helper()
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
-		t.Skip("needs root to mount a small tmpfs")
+		cannot(t, "needs root to mount a small tmpfs")
 	}
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size="+size, "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("cannot mount a tmpfs: %s", out)
+		cannot(t, "cannot mount a tmpfs: "+string(out))
 	}
 	t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
 	return dir
@@ -426,17 +435,17 @@ func TestDiskFullInMidImport(t *testing.T) {
 // be written.
 func TestReadOnlyMount(t *testing.T) {
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
-		t.Skip("needs root to mount read-only")
+		cannot(t, "needs root to mount read-only")
 	}
 	x := newCrossing(t, t.TempDir())
 	dir, _ := x.pack(filepath.Join(t.TempDir(), "m"), nil, x.snapshot("alpha", genuine("1")))
 	ro := t.TempDir()
 	if out, err := exec.Command("mount", "--bind", dir, ro).CombinedOutput(); err != nil {
-		t.Skipf("cannot bind-mount: %s", out)
+		cannot(t, "cannot bind-mount: "+string(out))
 	}
 	t.Cleanup(func() { exec.Command("umount", "-l", ro).Run() })
 	if out, err := exec.Command("mount", "-o", "remount,bind,ro", ro).CombinedOutput(); err != nil {
-		t.Skipf("cannot remount read-only: %s", out)
+		cannot(t, "cannot remount read-only: "+string(out))
 	}
 	if err := os.WriteFile(filepath.Join(ro, "x"), nil, 0o644); err == nil {
 		t.Fatal("the mount can be written")

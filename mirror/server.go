@@ -106,8 +106,12 @@ func (s *Server) open() error {
 		names = append(names, f.Name)
 	}
 	s.metrics = newMetrics(names)
+	key, err := openSecret(s.o.Data)
+	if err != nil {
+		return err
+	}
 	s.watch = &watcher{
-		o: &s.o, ledger: s.ledger, metrics: s.metrics,
+		o: &s.o, ledger: s.ledger, secret: key, metrics: s.metrics,
 		snaps: &snapshots{store: s.o.Store, open: map[string]map[uint64]*cas.Snapshot{}},
 	}
 	if err := s.watch.look(); err != nil {

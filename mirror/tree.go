@@ -58,6 +58,7 @@ type watcher struct {
 	o       *ServerOptions
 	snaps   *snapshots
 	ledger  feed.Ledger
+	secret  secret
 	metrics *metrics
 	tree    atomic.Pointer[tree]
 	looked  atomic.Int64 // Unix seconds of the last look that worked
@@ -202,7 +203,7 @@ func (w *watcher) serving(s feed.Setup, m *mounted) feed.Serving {
 		View: m.view,
 		Ring: w.o.Rings.Of,
 		Peer: func(name string) (feed.Content, error) { return w.peer(s, name) },
-		Base: w.o.base(s), Ledger: w.ledger,
+		Base: w.o.base(s), Ledger: w.ledger, Secret: w.secret.of(s.Name),
 		Log: w.o.Log.With("feed", s.Name),
 	}
 }

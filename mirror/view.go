@@ -57,10 +57,18 @@ func (c shown) Under(prefix string) iter.Seq[feed.Artifact] {
 }
 
 func (c shown) Open(p string) (fs.File, error) {
-	if _, ok := c.Lookup(p); !ok {
+	a, ok := c.Lookup(p)
+	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}
 	}
-	return c.Snapshot.Open(p)
+	return c.OpenArtifact(a)
+}
+
+func (c shown) OpenArtifact(a feed.Artifact) (fs.File, error) {
+	if c.hidden[a.Digest] {
+		return nil, &fs.PathError{Op: "open", Path: a.Path, Err: fs.ErrNotExist}
+	}
+	return c.Snapshot.OpenArtifact(a)
 }
 
 // snapshots opens each snapshot once, however many rings and generations name it.

@@ -46,9 +46,14 @@ func (c *Snapshot) Open(path string) (fs.File, error) {
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 	}
-	f, err := c.s.File(a.Digest)
+	return c.OpenArtifact(a)
+}
+
+// OpenArtifact opens what Lookup found, for serving.
+func (c *Snapshot) OpenArtifact(a feed.Artifact) (fs.File, error) {
+	f, err := c.s.openHot(a.Digest, a.Size)
 	if err != nil {
-		return nil, fmt.Errorf("artifact %s: %w", path, err)
+		return nil, fmt.Errorf("artifact %s: %w", a.Path, err)
 	}
 	return f, nil
 }

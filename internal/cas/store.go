@@ -32,6 +32,7 @@ type Store struct {
 	blobs string
 	root  *os.Root
 	clock func() time.Time
+	hot   hot
 	bufs  sync.Pool // *[]byte of chunk bytes: a small blob must not cost a large allocation
 }
 
@@ -79,7 +80,7 @@ func name(d feed.Digest) string {
 
 func (s *Store) path(d feed.Digest) string {
 	h := d.Hex()
-	return filepath.Join(s.blobs, h[:2], h)
+	return s.blobs + string(filepath.Separator) + h[:2] + string(filepath.Separator) + h
 }
 
 // Stat returns the size of a blob, and false if the store does not have it.
@@ -271,7 +272,10 @@ func (s *Store) Verify(ctx context.Context, d feed.Digest) error {
 }
 
 // Delete removes a blob; a missing one is no error.
-func (s *Store) Delete(d feed.Digest) error { return durable.Remove(s.path(d)) }
+func (s *Store) Delete(d feed.Digest) error {
+	s.hot.forget(d)
+	return durable.Remove(s.path(d))
+}
 
 // Walk calls fn for every blob, in order of digest.
 func (s *Store) Walk(ctx context.Context, fn func(d feed.Digest, size int64, imported time.Time) error) error {

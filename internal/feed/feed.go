@@ -188,6 +188,7 @@ type Serving struct {
 	Ledger Ledger
 	Peer   func(feed string) (Content, error) // only feeds named in this feed's config
 	Base   *url.URL                           // how terminals reach this feed, with its mount point
+	Secret []byte                             // 32 bytes for cookies: this server's and this feed's own, the same after a restart
 	Log    *slog.Logger
 }
 

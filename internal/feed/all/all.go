@@ -7,6 +7,7 @@ import (
 	"github.com/hashike/hashike/internal/feed/apt"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/tree"
+	"github.com/hashike/hashike/internal/feed/wsus"
 )
 
 // Kinds is the table, in the order of the documentation.
@@ -15,5 +16,6 @@ func Kinds() []feed.Kind {
 		apt.Kind(),
 		clamav.Kind(),
 		tree.Kind(),
+		wsus.Kind(),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -18,6 +19,9 @@ func compress(t testing.TB, tool, text string, args ...string) []byte {
 	cmd := exec.Command(tool, append(args, "-c")...)
 	cmd.Stdin = strings.NewReader(text)
 	out, err := cmd.Output()
+	if err != nil && os.Getenv("HASHIKE_CI") == "1" {
+		t.Fatalf("%s: %v", tool, err)
+	}
 	if err != nil {
 		t.Skipf("%s: %v", tool, err)
 	}

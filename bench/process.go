@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+)
+
+// cost is what a whole process took, from its start to its exit.
+type cost struct {
+	seconds float64
+	peakMiB float64 // VmHWM: the most memory it held at once
+	output  string
+}
+
+// child runs a command to its end.
+func child(cmd *exec.Cmd) (cost, error) {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return cost{}, err
+	}
+	peak := watch(cmd.Process.Pid)
+	err := cmd.Wait()
+	c := cost{seconds: time.Since(began).Seconds(), peakMiB: peak(), output: out.String()}
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out.String())
+	}
+	return c, err
+}
+
+// watch reads a process's high-water mark until it is gone, and returns a
+// function for the last value. The mark only rises, so that what is missed is
+// at most a rise in the last few milliseconds.
+func watch(pid int) func() float64 {
+	var mu sync.Mutex
+	var peak float64
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			v, err := highWater(pid)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			peak = max(peak, v)
+			mu.Unlock()
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	return func() float64 {
+		<-gone
+		mu.Lock()
+		defer mu.Unlock()
+		return peak
+	}
+}
+
+func highWater(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(b), "VmHWM:")
+	if !ok {
+		return 0, errors.New("ended")
+	}
+	var kib float64
+	_, err = fmt.Sscan(rest, &kib)
+	return kib / 1024, err
+}
+
+// server is a process that runs until stop.
+type server struct {
+	cmd *exec.Cmd
+	out *bytes.Buffer
+}
+
+func startServer(cmd *exec.Cmd) (*server, error) {
+	s := &server{cmd: cmd, out: new(bytes.Buffer)}
+	cmd.Stdout, cmd.Stderr = s.out, s.out
+	return s, cmd.Start()
+}
+
+func (s *server) stop() {
+	s.cmd.Process.Signal(os.Interrupt)
+	s.cmd.Wait()
+}

@@ -1,0 +1,260 @@
+package wsus
+
+import (
+	"cmp"
+	"encoding/binary"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashike/hashike/internal/feed"
+)
+
+// What a terminal may see (MS-WUSP 3.1.5.7, SyncUpdates). Deployed updates pull
+// in their prerequisites and bundle members; of those a terminal gets what its
+// installed non-leaf updates make visible, stage by stage.
+
+// Actions on the wire (MS-WUSP 2.2.2.2.4, Deployment).
+const (
+	actEvaluate  = "Evaluate"
+	actBundle    = "Bundle"
+	actInstall   = "Install"
+	actOptional  = "OptionalInstall"
+	actUninstall = "Uninstall"
+	actDetect    = "PreDeploymentCheck"
+)
+
+// words are the actions of a Decision; "decline" deploys nothing.
+var words = map[string]string{"install": actInstall, "optional": actOptional, "uninstall": actUninstall, "detect": actDetect, "decline": ""}
+
+// catalog is what one ring's publication holds.
+type catalog struct {
+	*index
+	view    feed.View
+	byID    map[int32]int            // revision ID → number
+	exact   map[bundled]int          // (update, RevisionNumber) → number, of visible ones
+	latest  map[int32]int            // update → number of its newest visible revision
+	numbers map[guid]int32           // UpdateID → update
+	whole   []bool                   // by number: all its files are here
+	told    map[string]feed.Decision // "update\x00group"
+	groups  map[string]bool          // that decisions name
+}
+
+func newCatalog(x *index, v feed.View) *catalog {
+	c := &catalog{index: x, view: v, byID: map[int32]int{}, exact: map[bundled]int{}, latest: map[int32]int{},
+		numbers: map[guid]int32{}, told: map[string]feed.Decision{}, groups: map[string]bool{}}
+	for i, g := range x.Updates {
+		c.numbers[g] = int32(i)
+	}
+	shown := make([]bool, len(x.Sources))
+	for i, p := range x.Sources {
+		shown[i] = c.here(p)
+	}
+	files := make([]bool, len(x.Files))
+	for i, f := range x.Files {
+		files[i] = c.here(f.Path)
+	}
+	c.whole = make([]bool, len(x.Revisions))
+	for i, r := range x.Revisions {
+		if !slices.ContainsFunc(r.Sources, func(s int32) bool { return shown[s] }) {
+			continue
+		}
+		c.byID[r.ID] = i
+		c.exact[bundled{r.Update, r.Number}] = i
+		if old, ok := c.latest[r.Update]; !ok || x.Revisions[old].Number < r.Number {
+			c.latest[r.Update] = i
+		}
+		c.whole[i] = !r.Lacking && !slices.ContainsFunc(r.Files, func(f int32) bool { return !files[f] })
+	}
+	for _, d := range v.Decisions {
+		c.told[strings.ToLower(d.Subject)+"\x00"+strings.ToLower(d.Group)] = d
+		c.groups[strings.ToLower(d.Group)] = true
+	}
+	return c
+}
+
+// here reports whether terminals of this view get an artifact.
+func (c *catalog) here(p string) bool {
+	_, ok := c.view.Lookup(p)
+	_, held := c.view.Withheld[p]
+	return ok && !held
+}
+
+// complete reports whether a revision and enough of its bundle can be downloaded.
+func (c *catalog) complete(i, depth int) bool {
+	if !c.whole[i] || depth > 8 {
+		return false
+	}
+	for _, clause := range c.Revisions[i].Bundles {
+		if !slices.ContainsFunc(clause, func(b bundled) bool {
+			n, ok := c.exact[b]
+			return ok && c.complete(n, depth+1)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// deployment is what a terminal is to do with a revision.
+type deployment struct {
+	action   string
+	deadline time.Time
+}
+
+// rank orders actions where several reach one revision.
+func rank(action string) int {
+	return slices.Index([]string{actEvaluate, actBundle, actDetect, actOptional, actInstall, actUninstall}, action)
+}
+
+// scope is all that one group of terminals may ever see.
+type scope struct {
+	*catalog
+	members []int // numbers: non-leaf first, then by ID
+	deploy  map[int]deployment
+	mark    uint64 // changes when a deployment does
+}
+
+// decide finds the word on an update: the group's, the ring's, everybody's,
+// else install.
+func (c *catalog) decide(update guid, ring, group string) (deployment, bool) {
+	for _, g := range []string{strings.ToLower(group), ring, ""} {
+		if d, ok := c.told[update.String()+"\x00"+g]; ok {
+			return deployment{words[strings.ToLower(d.Action)], d.Deadline}, words[strings.ToLower(d.Action)] != ""
+		}
+	}
+	return deployment{action: actInstall}, true
+}
+
+// scope computes the closure of what is deployed.
+func (c *catalog) scope(ring, group string) *scope {
+	s := &scope{catalog: c, deploy: map[int]deployment{}}
+	for _, i := range c.latest {
+		r := &c.Revisions[i]
+		if r.Type != 'S' || !r.Explicit || !c.complete(i, 0) {
+			continue
+		}
+		if d, ok := c.decide(c.Updates[r.Update], ring, group); ok {
+			s.reach(i, d)
+		}
+	}
+	s.sort()
+	return s
+}
+
+// reach adds a revision and all that it needs.
+func (s *scope) reach(i int, d deployment) {
+	type step struct {
+		number int
+		deployment
+	}
+	for todo := []step{{i, d}}; len(todo) > 0; {
+		now := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		had, known := s.deploy[now.number]
+		if known && rank(had.action) >= rank(now.action) {
+			continue
+		}
+		s.deploy[now.number] = now.deployment
+		r := &s.Revisions[now.number]
+		if !known {
+			for _, g := range slices.Concat(r.Prereqs...) {
+				if n, ok := s.latest[g]; ok {
+					todo = append(todo, step{n, deployment{action: actEvaluate}})
+				}
+			}
+		}
+		if now.action == actEvaluate {
+			continue
+		}
+		for _, b := range slices.Concat(r.Bundles...) {
+			if n, ok := s.exact[b]; ok && s.complete(n, 0) {
+				todo = append(todo, step{n, deployment{action: actBundle}})
+			}
+		}
+	}
+}
+
+func (s *scope) sort() {
+	s.members = s.members[:0]
+	for i := range s.deploy {
+		s.members = append(s.members, i)
+	}
+	slices.SortFunc(s.members, func(a, b int) int {
+		x, y := &s.Revisions[a], &s.Revisions[b]
+		if s.leaf(a) != s.leaf(b) {
+			if s.leaf(a) {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Compare(x.ID, y.ID)
+	})
+	h := fnv.New64a()
+	for _, i := range s.members {
+		if d := s.deploy[i]; d.action != actEvaluate {
+			_ = binary.Write(h, binary.LittleEndian, []int64{int64(s.Revisions[i].ID), int64(rank(d.action)), d.deadline.Unix()})
+		}
+	}
+	s.mark = h.Sum64()
+}
+
+func (s *scope) leaf(i int) bool { return !s.NonLeaf[s.Revisions[i].Update] }
+
+// within restricts a scope to updates that reach one of the categories, for
+// category scans; left are the deployed ones that do not.
+func (s *scope) within(categories []guid) (sub *scope, left []int32) {
+	sub = &scope{catalog: s.catalog, deploy: map[int]deployment{}}
+	want := map[int]bool{}
+	for _, g := range categories {
+		if n, ok := s.numbers[g]; ok {
+			if i, ok := s.latest[n]; ok {
+				want[i] = true
+				sub.reach(i, deployment{action: actEvaluate})
+			}
+		}
+	}
+	for _, i := range s.members {
+		d := s.deploy[i]
+		if d.action == actEvaluate || d.action == actBundle {
+			continue
+		}
+		one := &scope{catalog: s.catalog, deploy: map[int]deployment{}}
+		one.reach(i, d)
+		hit := false
+		for n := range one.deploy {
+			hit = hit || want[n]
+		}
+		if hit {
+			sub.reach(i, d)
+		} else {
+			left = append(left, s.Revisions[i].ID)
+		}
+	}
+	sub.sort()
+	return sub, left
+}
+
+// needed lists the members whose prerequisites the installed updates meet.
+func (s *scope) needed(installed []int32) []int {
+	have := map[int32]bool{}
+	for _, id := range installed {
+		if i, ok := s.byID[id]; ok {
+			have[s.Revisions[i].Update] = true
+		}
+	}
+	var out []int
+	for _, i := range s.members {
+		met := true
+		for _, clause := range s.Revisions[i].Prereqs {
+			if met = slices.ContainsFunc(clause, func(g int32) bool { return have[g] }); !met {
+				break
+			}
+		}
+		if met {
+			out = append(out, i)
+		}
+	}
+	return out
+}

@@ -1,0 +1,215 @@
+package wsus
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/verifier"
+)
+
+// Verify implements feed.Feed. Two chains lead to a payload: the metadata names
+// its SHA-1 and SHA-256 (both must hold), and its own Authenticode signature.
+// Where the container can carry a signature it must have a good one.
+func (f *updates) Verify(ctx context.Context, c feed.Content, trust feed.Trust, out feed.Proof) error {
+	ids, err := verifyRevisions(c, out)
+	if err != nil {
+		return err
+	}
+	named := map[string]namedBy{}
+	sums := map[identity][32]byte{}
+	for a, err := range c.Artifacts() {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil && isScan(a) {
+			err = verifyScan(c, a, trust, out, ids, named, sums)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for a, err := range c.Artifacts() {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil && !isScan(a) && a.Path != revisionsPath {
+			err = verifyPayload(a, trust, out, named)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isScan(a feed.Artifact) bool {
+	return a.Class == feed.Metadata && strings.HasPrefix(a.Path, "metadata/scan-")
+}
+
+func untrusted(err error) error {
+	if err == nil || errors.Is(err, feed.ErrUntrusted) || errors.Is(err, feed.ErrDamaged) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, feed.ErrUntrusted)
+}
+
+// verifyRevisions checks the form of the map. Its order only grows.
+func verifyRevisions(c feed.Content, out feed.Proof) (*revisions, error) {
+	ids, err := readRevisions(c)
+	if err != nil {
+		return nil, untrusted(err)
+	}
+	a, _ := c.Lookup(revisionsPath)
+	if a.Class != feed.Metadata || a.Group != "" {
+		return nil, fmt.Errorf("%s: in the wrong group or class: %w", a.Path, feed.ErrUntrusted)
+	}
+	err = out.Evidence(feed.Evidence{Path: a.Path, Subject: a.Digest, Method: "wsus-revisions", Strength: feed.Attested,
+		Note: "made by our own outside: numbers for terminals, no content"})
+	if err != nil {
+		return nil, err
+	}
+	return ids, out.Mark("revisions "+hex.EncodeToString(ids.epoch[:4]), int64(len(ids.order)))
+}
+
+// namedBy is the scan that names a payload.
+type namedBy struct {
+	payload
+	scan feed.Digest
+}
+
+// verifyScan checks one scan and adds what it names. Whatever is wrong with it
+// withholds it alone, and with it the payload that only it names.
+func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proof, ids *revisions, named map[string]namedBy, sums map[identity][32]byte) error {
+	s, err := openScan(c, a)
+	if errors.Is(err, feed.ErrDamaged) {
+		return err
+	}
+	var list []payload
+	if err == nil {
+		list, err = s.payloads()
+	}
+	if err == nil {
+		err = agrees(a, s, ids, sums)
+	}
+	if err != nil {
+		return refuse(out, a, err)
+	}
+	ev := feed.Evidence{Path: a.Path, Subject: a.Digest, Method: "wsus-drop", Strength: feed.Attested, Note: "taken from the drop directory"}
+	if err := out.Evidence(ev); err != nil {
+		return err
+	}
+	err = out.Once(a, "authenticode-cab", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
+		ev, err := verifier.AuthenticodeCAB(r, size, trust)
+		if errors.Is(err, verifier.ErrUnsigned) { // metadata need not be signed; a broken signature is another matter
+			return feed.Evidence{Strength: feed.Attested, Note: "no signature of its own"}, nil
+		}
+		return ev, err
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range list {
+		if _, ok := named[p.Path]; !ok {
+			named[p.Path] = namedBy{p, a.Digest}
+		}
+	}
+	return nil
+}
+
+func openScan(c feed.Content, a feed.Artifact) (*scan, error) {
+	f, err := c.Open(a.Path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", a.Path, err, feed.ErrDamaged)
+	}
+	defer f.Close()
+	r, ok := f.(io.ReaderAt)
+	if !ok {
+		return nil, fmt.Errorf("%s: no random access: %w", a.Path, feed.ErrDamaged)
+	}
+	return readScan(r, a.Size, nil)
+}
+
+// agrees compares a scan with its artifact, with the map of revisions and with
+// the scans before it: one revision has one content.
+func agrees(a feed.Artifact, s *scan, ids *revisions, sums map[identity][32]byte) error {
+	if want := scanArtifact(a.Digest, s.created); a.Path != want.Path || a.Group != want.Group || !a.Time.Equal(want.Time) {
+		return upstream("not as the snapshot describes it")
+	}
+	for id, sum := range s.sums {
+		if ids.ids[id] == 0 {
+			return upstream("%s has no revision id", id)
+		}
+		if had, ok := sums[id]; ok && had != sum {
+			return upstream("%s with two contents", id)
+		}
+	}
+	for id, sum := range s.sums {
+		sums[id] = sum
+	}
+	return nil
+}
+
+// signable are the containers that can carry a signature.
+var signable = map[string]bool{".cab": true, ".msu": true, ".exe": true, ".dll": true, ".msi": true, ".msp": true, ".appx": true, ".msix": true}
+
+func verifyPayload(a feed.Artifact, trust feed.Trust, out feed.Proof, named map[string]namedBy) error {
+	n, ok := named[a.Path]
+	switch {
+	case a.Group != a.Path:
+		return fmt.Errorf("%s: in the group %.100q: %w", a.Path, a.Group, feed.ErrUntrusted)
+	case !ok:
+		return refuse(out, a, errors.New("no metadata names it"))
+	case a.Digest != n.SHA256 || a.Size != n.file.Size:
+		return refuse(out, a, fmt.Errorf("the metadata names %s", n.SHA256))
+	case a.Class != n.Class || a.Version != n.Artifact.Version || !a.Time.Equal(n.Artifact.Time):
+		return refuse(out, a, errors.New("not as the metadata describes it"))
+	}
+	held := false
+	err := out.Once(a, "wsus-sha1 "+hex.EncodeToString(n.SHA1[:]), func(r io.ReaderAt, size int64) (feed.Evidence, error) {
+		h := sha1.New()
+		if _, err := io.Copy(h, io.NewSectionReader(r, 0, size)); err != nil {
+			return feed.Evidence{}, fmt.Errorf("%w: %w", err, feed.ErrDamaged)
+		}
+		if [20]byte(h.Sum(nil)) != n.SHA1 {
+			held = true
+			return feed.Evidence{}, fmt.Errorf("SHA-1 is not that of the metadata: %w", feed.ErrUntrusted)
+		}
+		return feed.Evidence{Strength: feed.None, Note: "SHA-1 as the metadata says"}, nil
+	})
+	if err != nil || held {
+		return err
+	}
+	return signatures(a, n, trust, out)
+}
+
+// signatures records the chain by way of the metadata, and the file's own.
+// Only cabinets are read yet; another container that can carry a signature is
+// worth no more than the word of our outside.
+func signatures(a feed.Artifact, n namedBy, trust feed.Trust, out feed.Proof) error {
+	ext := path.Ext(a.Path)
+	link := feed.Evidence{Path: a.Path, Subject: a.Digest, Method: "wsus-metadata", Strength: feed.Signed, Via: n.scan}
+	switch {
+	case ext == ".cab":
+		link.Strength = feed.Attested // its own signature decides
+	case signable[ext]:
+		link.Strength, link.Note = feed.Attested, "its own signature was not read"
+	}
+	if err := out.Evidence(link); err != nil || ext != ".cab" {
+		return err
+	}
+	return out.Once(a, "authenticode-cab", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
+		ev, err := verifier.AuthenticodeCAB(r, size, trust)
+		return ev, untrusted(err)
+	})
+}
+
+func refuse(out feed.Proof, a feed.Artifact, why error) error {
+	return out.Evidence(feed.Evidence{Path: a.Path, Subject: a.Digest, Method: "wsus", Refused: why.Error()})
+}
