@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,6 +33,8 @@ func TestWindows(t *testing.T) {
 	x := newWine(t)
 	t.Run("main line", func(t *testing.T) { windowsMainLine(t, x) })
 	t.Run("killed", func(t *testing.T) { windowsKilled(t, x) })
+	t.Run("inbox", func(t *testing.T) { windowsInbox(t, x) })
+	t.Run("own tests", func(t *testing.T) { windowsOwnTests(t, x) })
 }
 
 const usb = "更新便 USB"
@@ -207,7 +210,12 @@ func windowsMainLine(t *testing.T, x *wine) {
 	c.update()
 	c.want(".cld", "3")
 	third := w.bring(1 << 20)
-	w.take()
+	// The medium as a drive of its own; E:" is what "E:\" in quotation marks becomes.
+	if err := os.Symlink(w.path(usb), filepath.Join(x.dir, "prefix/dosdevices/e:")); err != nil {
+		t.Fatal(err)
+	}
+	w.inside("import", `E:"`)
+	w.inside("publish", "--now")
 	waitFor(t, "the third publication", serves(base, "/big/big.bin", third))
 	release := x.holdOpen(t, w.blob(second))
 	defer release()
@@ -392,5 +400,59 @@ func copyTree(t testing.TB, from, to string) {
 	}
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// windowsInbox: "hashike run" serves and imports what a person puts into the
+// inbox, whatever the files' times say.
+func windowsInbox(t *testing.T, x *wine) {
+	files := clamavFiles(t)
+	spool := t.TempDir()
+	spoolTo(t, files, spool, 2, 2)
+	w := newWindowsWorld(t, x, clamavBlock(spool))
+	big := w.bring(1 << 20)
+	s := x.start(t, "--data", w.path(inside), "run")
+	box := w.path(inside, "inbox", usb)
+	copyTree(t, w.path(usb), box)
+	ahead := time.Now().Add(9 * time.Hour) // JST on a medium, read as UTC
+	if err := os.Chtimes(filepath.Join(box, "index.json"), ahead, ahead); err != nil {
+		t.Fatal(err)
+	}
+	// Definitions are published at once; the others wait for their day.
+	w.waitGenerationFor(time.Minute, s.base()+"/clamav/test.cvd", 2)
+	w.inside("publish", "--now")
+	waitFor(t, "the publication", serves(s.base(), "/big/big.bin", big))
+	if err := s.interrupt(); err != nil {
+		t.Errorf("Ctrl+C: %v\n%s", err, s.said)
+	}
+	if strings.Contains(s.said.String(), "H-") {
+		t.Errorf("run said\n%s", s.said)
+	}
+}
+
+func (w *world) waitGenerationFor(d time.Duration, url string, version int) {
+	w.t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if _, b := get(w.t, url); strings.Contains(string(b[:min(len(b), 100)]), fmt.Sprintf(":%d:", version)) {
+			return
+		}
+	}
+	w.t.Fatalf("%s: version %d was not served", url, version)
+}
+
+// windowsOwnTests runs, under wine, the tests that only Windows builds have.
+func windowsOwnTests(t *testing.T, x *wine) {
+	w := newWindowsWorld(t, x, "")
+	for pkg, tests := range map[string]string{"../../internal/durable": "^(TestPrivate|TestTimeOutlivesCommit|TestHeld|TestLongPaths)$", ".": "^(TestService|TestUnquoted)$"} {
+		exe := filepath.Join(x.dir, "tests.exe")
+		build := exec.Command("go", "test", "-c", "-o", exe, pkg)
+		build.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
+		must(t, build)
+		cmd := x.command(exe, "-test.v", "-test.timeout=2m", "-test.run", tests)
+		cmd.Env = append(cmd.Env, "HASHIKE_WINDOWS_DATA="+windowsPath(w.path(inside)))
+		out, errs, code := typed(t, cmd, "")
+		if code != 0 || strings.Count(out, "=== RUN") != strings.Count(tests, "Test") {
+			t.Errorf("%s: exit %d\n%s%s", pkg, code, out, errs)
+		}
 	}
 }

@@ -3,7 +3,9 @@
 // The order is always: write a temporary file in the same directory, flush
 // it, rename it, flush the directory. What returns nil is on the disk. (On
 // Linux: fsync(2) of file and directory, or syncfs(2) for many files at once;
-// on Windows FlushFileBuffers; NTFS journals the rename.)
+// on Windows FlushFileBuffers of each file; NTFS journals
+// the rename, which a power cut soon after may undo, whole:
+// docs/windows-acceptance.md §5.)
 package durable
 
 import (
