@@ -3,7 +3,10 @@ package apt
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"maps"
@@ -216,4 +219,93 @@ func (m memory) Open(p string) (fs.File, error) {
 		return nil, fs.ErrNotExist
 	}
 	return fstest.MapFS{p: {Data: s.body}}.Open(p)
+}
+
+// moving is an archive that is published anew at chosen requests for an entry point.
+type moving struct {
+	feed.Upstream
+	feed.Sink
+	states  []feedtest.State
+	at      int // the state now
+	step    func(entry int) bool
+	entries int
+	added   map[string]feed.Digest
+	blobs   map[feed.Digest][]byte
+}
+
+type blob []byte
+
+func (b blob) Size() int64                             { return int64(len(b)) }
+func (b blob) Digest() feed.Digest                     { return feed.DigestOf(b) }
+func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(b).ReadAt(p, off) }
+
+func (m *moving) get(u string) ([]byte, error) {
+	b, ok := m.states[m.at].Files[strings.TrimPrefix(u, "http://vendor.example/")]
+	if !ok {
+		return nil, fmt.Errorf("%w: %w", &feed.StatusError{URL: u, Status: 404}, feed.ErrUpstream)
+	}
+	return b, nil
+}
+
+func (m *moving) Do(_ context.Context, r feed.Request) (*feed.Response, error) {
+	if m.step(m.entries) {
+		m.at = (m.at + 1) % len(m.states)
+	}
+	m.entries++
+	b, err := m.get(r.URL)
+	return &feed.Response{Status: 200, Body: b}, err
+}
+
+func (m *moving) Load(_ context.Context, r feed.Request, w feed.Want) (feed.Blob, error) {
+	b, err := m.get(r.URL)
+	if err == nil && feed.DigestOf(b) != w.Digest {
+		err = feed.ErrUntrusted
+	}
+	return blob(b), err
+}
+
+func (m *moving) Put(_ context.Context, _ string, r io.Reader) (feed.Blob, error) {
+	b, err := io.ReadAll(r)
+	return blob(b), err
+}
+
+func (m *moving) Add(a feed.Artifact) error { m.added[a.Path] = a.Digest; return nil }
+
+// An archive that is published anew in every try is for later, after three of
+// them; one that comes to rest in the third is fetched.
+func TestArchiveThatDoesNotRest(t *testing.T) {
+	now := time.Now()
+	v := vendorArchive{t, feedtest.NewSigner(t, "vendor", now), true}
+	var states []feedtest.State
+	for i := range 9 {
+		body := fmt.Appendf(nil, "tool %d", i)
+		states = append(states, v.state(now.Add(time.Duration(i)*time.Second), map[string][]deb{"stable": {{"tool", "1", fmt.Sprintf("pool/tool_%d.deb", i), body}}}))
+	}
+	f, err := newFeed(func(into any) error {
+		c := into.(*Config)
+		c.URL, c.Suites, c.Keys = "http://vendor.example/debian", []string{"stable"}, []string{"vendor"}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Each try asks for the entry point twice: at its begin and at its end.
+	for stop := range 8 {
+		m := &moving{states: states, added: map[string]feed.Digest{}, step: func(n int) bool { return n > 0 && n <= stop }}
+		_, err := f.Fetch(t.Context(), m, nil, m)
+		if rests := stop < 5; rests != (err == nil) {
+			t.Fatalf("published anew at the first %d requests: %v", stop, err)
+		}
+		if err != nil {
+			if !errors.Is(err, errMoved) || !errors.Is(err, feed.ErrTransient) || m.entries != 2*tries || len(m.added) > 0 {
+				t.Errorf("published anew at the first %d requests: %v after %d requests, added %v", stop, err, m.entries, m.added)
+			}
+			continue
+		}
+		for p, d := range m.added {
+			if b, ok := m.states[m.at].Files["debian/"+p]; !ok || feed.DigestOf(b) != d {
+				t.Errorf("published anew at the first %d requests: %s is not of the last state", stop, p)
+			}
+		}
+	}
 }

@@ -44,6 +44,7 @@ type judgement struct {
 
 const (
 	patience = 30 * time.Second // how long a test waits for what should come at once
+	settle   = 5 * time.Second  // how long what was cancelled may take to be gone
 	stall    = 250 * time.Millisecond
 )
 

@@ -194,11 +194,11 @@ func testUpstreamTampered(t *testing.T, h *history) {
 		}
 		half := len(body) / 2
 		for _, x := range []change{
-			{"one bit flipped", append(append(slices.Clone(body[:half]), body[half]^1), body[half+1:]...)},
-			{"cut in half", body[:half]},
-			{"emptied", nil},
+			{what: "one bit flipped", body: append(append(slices.Clone(body[:half]), body[half]^1), body[half+1:]...)},
+			{what: "cut in half", body: body[:half]},
+			{what: "emptied"},
 		} {
-			if h.c.Loose(p, half) && x.what == "one bit flipped" {
+			if (h.c.Loose(p, half) || encoding(file{feed.Artifact{Path: p}, body}, half)) && x.what == "one bit flipped" {
 				continue
 			}
 			b.fresh(t)
