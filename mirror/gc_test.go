@@ -46,7 +46,7 @@ func (in *inside) needed() map[feed.Digest]bool {
 		for name, f := range feeds {
 			add(name, f.Serial)
 		}
-		for _, decode := range tx.All("bases", "") {
+		for _, decode := range tx.All("receipts", "") {
 			var b map[string]string
 			decode(&b)
 			names, _ := in.store.Feeds()
@@ -97,7 +97,7 @@ func TestGCProperty(t *testing.T) {
 				in.store.Put(ctx, strings.NewReader(fmt.Sprint("stray", i)), "")
 				if s, err := in.store.Snapshot(name, serial); err == nil {
 					in.db.Update(func(tx state.Tx) error {
-						return tx.Put("bases", "1", map[string]string{"snapshot": string(s.ID())})
+						return tx.Put("receipts", "1", map[string]string{"snapshot": string(s.ID())})
 					})
 				}
 			}
@@ -152,7 +152,7 @@ func (in *inside) checkSnapshots(rt *rapid.T) {
 			}
 		}
 		var b map[string]string
-		tx.Get("bases", "1", &b)
+		tx.Get("receipts", "1", &b)
 		for _, f := range in.feeds {
 			serials, _ := in.store.Serials(f.Name)
 			for _, n := range serials {
