@@ -18,7 +18,7 @@ func ServeFile(w http.ResponseWriter, r *http.Request, v View, p string) {
 		if i >= 0 {
 			c = v.Older[i]
 		} else if _, held := v.Withheld[p]; held {
-			continue
+			break // absent, not replaced by an older publication's: what is served together was published together
 		}
 		if a, ok := c.Lookup(p); ok {
 			ServeArtifact(w, r, c, a)
