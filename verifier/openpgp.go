@@ -3,11 +3,13 @@ package verifier
 import (
 	"bytes"
 	"crypto"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,8 +100,14 @@ func splitClear(doc []byte) (text, armored []byte, err error) {
 		if len(line) == 0 {
 			break
 		}
-		if !bytes.HasPrefix(line, []byte("Hash: ")) {
+		names, ok := bytes.CutPrefix(line, []byte("Hash: "))
+		if !ok {
 			return nil, nil, fmt.Errorf("header %.60q", line)
+		}
+		for _, n := range bytes.Split(names, []byte{','}) { // terminals choose their hashes by it
+			if !slices.Contains([]string{"SHA256", "SHA384", "SHA512", "SHA224", "SHA1", "SHA3-256", "SHA3-512"}, string(bytes.TrimSpace(n))) {
+				return nil, nil, fmt.Errorf("hash %.40q", n)
+			}
 		}
 	}
 	text = make([]byte, 0, len(rest))
@@ -164,6 +172,9 @@ func readArmored(b []byte, blocks int) ([]*packet.Signature, error) {
 		if b = b[len(one):]; len(b) > 0 && b[0] != '\n' && b[0] != '\r' {
 			return nil, fmt.Errorf("%.60q after the signature's end", b)
 		}
+		if err := checkCRC(one); err != nil {
+			return nil, err
+		}
 		block, err := armor.Decode(bytes.NewReader(append(bytes.Clone(one), '\n')))
 		if err != nil {
 			return nil, fmt.Errorf("armor: %w", err)
@@ -176,6 +187,49 @@ func readArmored(b []byte, blocks int) ([]*packet.Signature, error) {
 			return nil, fmt.Errorf("more than %d signatures", maxSignatures)
 		}
 	}
+}
+
+// checkCRC compares an armor's checksum, if it has one, with its content
+// (RFC 4880 §6.1). The library ignores it, as RFC 9580 allows; gpg does not,
+// and what terminals refuse must not be carried to them.
+func checkCRC(armored []byte) error {
+	_, body, ok := bytes.Cut(bytes.ReplaceAll(armored, []byte{'\r'}, nil), []byte("\n\n"))
+	if !ok {
+		return errors.New("armor without a body")
+	}
+	body, _, _ = bytes.Cut(body, []byte("\n-----END"))
+	var text, want []byte
+	for line := range bytes.Lines(body) {
+		line = bytes.TrimSpace(line)
+		if sum, ok := bytes.CutPrefix(line, []byte{'='}); ok && len(sum) == 4 {
+			want = sum
+			continue
+		}
+		if want != nil && len(line) > 0 {
+			return errors.New("armor goes on after its checksum")
+		}
+		text = append(text, line...)
+	}
+	if want == nil {
+		return nil
+	}
+	raw, err := base64.StdEncoding.DecodeString(string(text))
+	if err != nil {
+		return fmt.Errorf("armor: %w", err)
+	}
+	crc := uint32(0xB704CE)
+	for _, b := range raw {
+		crc ^= uint32(b) << 16
+		for range 8 {
+			if crc <<= 1; crc&0x1000000 != 0 {
+				crc ^= 0x1864CFB
+			}
+		}
+	}
+	if base64.StdEncoding.EncodeToString([]byte{byte(crc >> 16), byte(crc >> 8), byte(crc)}) != string(want) {
+		return errors.New("armor and its checksum disagree")
+	}
+	return nil
 }
 
 // readSignatures reads signature packets to the end of r. Kinds of signature
@@ -250,6 +304,12 @@ func checkSignatures(signed io.Reader, sigs []*packet.Signature, trust feed.Trus
 		// changed, even if another signature is good: apt refuses that too.
 		if err := c.key.pub.VerifySignature(c.sum, c.sig); err != nil {
 			return feed.Evidence{}, fmt.Errorf("bad signature by key %s (%w): %w", c.key.fingerprint(), err, feed.ErrUntrusted)
+		}
+		// The first two bytes of the hash stand in the signature as a quick
+		// check (RFC 9580 §5.2.3). Terminals look at them, so a bit flipped
+		// there must not pass here.
+		if sum := c.sum.Sum(nil); sum[0] != c.sig.HashTag[0] || sum[1] != c.sig.HashTag[1] {
+			return feed.Evidence{}, fmt.Errorf("signature by key %s was altered: %w", c.key.fingerprint(), feed.ErrUntrusted)
 		}
 	}
 	if len(todo) == 0 {

@@ -347,3 +347,25 @@ func FuzzOpenPGP(f *testing.F) {
 		}
 	})
 }
+
+// What gpg and apt look at besides the signature itself: a bit flipped there
+// would be carried to terminals that refuse it.
+func TestArmorAndHeaderFlipsAreRefused(t *testing.T) {
+	doc := sample(t, "linux/apt/bookworm-security-InRelease")
+	anchors := []feed.Anchor{pgpAnchor("debian", sample(t, "linux", "keys", "debian-archive-keyring.gpg"))}
+	trust := feed.Trust{Anchors: anchors, At: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)}
+	if _, _, err := OpenPGPClear(doc, trust, anchors); err != nil {
+		t.Fatal(err)
+	}
+	crc := bytes.LastIndex(doc, []byte("\n=")) + 2
+	header := bytes.Index(doc, []byte("Hash: ")) + len("Hash: ")
+	for _, at := range []int{crc, crc + 1, crc + 2, crc + 3, header, header + 3, header + 5} {
+		for bit := range 8 {
+			bad := bytes.Clone(doc)
+			bad[at] ^= 1 << bit
+			if _, _, err := OpenPGPClear(bad, trust, anchors); err == nil {
+				t.Errorf("byte %d (%q), bit %d was accepted", at, doc[at], bit)
+			}
+		}
+	}
+}
