@@ -31,6 +31,7 @@ type run struct {
 	builder *cas.Builder
 	roots   map[string]*os.Root
 	origins map[feed.Digest]feed.Origin // of this run's loads
+	answers map[string]feed.Origin      // of this run's small requests, by URL
 	asked   map[feed.Digest]string      // URL of loads that the store could answer
 	byPrev  map[feed.Digest]feed.Origin // of prev, made when first needed
 	journal *journal
@@ -125,6 +126,11 @@ func (r *run) do(ctx context.Context, req feed.Request) (*feed.Response, error) 
 		return nil, r.page(req, a.StatusCode, a.device)
 	}
 	res.Origin.Fetched = r.f.Clock().UTC()
+	if req.Method == "" || req.Method == http.MethodGet {
+		r.mu.Lock()
+		r.answers[redact(req.URL)] = res.Origin
+		r.mu.Unlock()
+	}
 	return res, nil
 }
 

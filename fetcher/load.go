@@ -400,17 +400,25 @@ func (r *run) Put(ctx context.Context, name string, rd io.Reader) (feed.Blob, er
 		return nil, fmt.Errorf("%s: %w", name, full(err))
 	}
 	r.mu.Lock()
-	r.origins[d] = feed.Origin{URL: name, Fetched: r.f.Clock().UTC()}
+	o, ok := r.answers[redact(name)] // bytes that Do brought: the peer is known
+	if !ok {
+		o = feed.Origin{URL: redact(name), Fetched: r.f.Clock().UTC()}
+	}
+	r.origins[d] = o
 	r.mu.Unlock()
 	return r.f.Store.Blob(d)
 }
 
-// Add names an artifact and fills in where its bytes came from.
+// Add names an artifact and says where its bytes came from. A kind may name
+// the URL; when, from which peer, and whether an inspecting proxy stood
+// between is what this engine saw.
 func (r *run) Add(a feed.Artifact) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if a.Origin == (feed.Origin{}) {
-		a.Origin = r.origin(a)
+	url := a.Origin.URL
+	a.Origin = r.origin(a)
+	if url != "" {
+		a.Origin.URL = redact(url)
 	}
 	return r.builder.Add(a)
 }

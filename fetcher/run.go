@@ -112,7 +112,7 @@ func (f *Fetcher) fetch(ctx context.Context, s feed.Setup, old state.FeedState, 
 	prev := f.previous(s, old)
 	r := &run{
 		f: f, setup: s, prev: prev, perms: Hosts([]feed.Setup{s}), builder: f.Store.NewSnapshot(),
-		roots: map[string]*os.Root{}, origins: map[feed.Digest]feed.Origin{}, asked: map[feed.Digest]string{},
+		roots: map[string]*os.Root{}, origins: map[feed.Digest]feed.Origin{}, answers: map[string]feed.Origin{}, asked: map[feed.Digest]string{},
 		journal: openJournal(f.partialDir(s.Name)),
 	}
 	defer r.close()

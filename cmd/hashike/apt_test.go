@@ -103,6 +103,11 @@ func TestAptGetUpdatesFromTheMirror(t *testing.T) {
 		t.Fatalf("apt-get update: %v\n%s", err, out)
 	}
 	deb := anyDeb(t, w, names)
+	for _, file := range []string{"InRelease", "Packages.xz", ".deb"} { // provenance of every class of file
+		if out := w.inside("origin", fileLike(w, names[0], file)); !strings.Contains(out, "取得日時: ") || !strings.Contains(out, "取得元: http") {
+			t.Errorf("%s: the origin card lacks where and when:\n%s", file, out)
+		}
+	}
 	out, err := r.get("install", "--download-only", "--reinstall", "-y", "--no-install-recommends", deb)
 	if err != nil {
 		t.Fatalf("apt-get install %s: %v\n%s", deb, err, out)
@@ -147,6 +152,27 @@ func poolOf(w *world, feedName, pkg string) string {
 		}
 	}
 	return "not/there"
+}
+
+// fileLike finds a published file by the end of its path.
+func fileLike(w *world, feedName, end string) string {
+	a := testApp(w.t, w.path(inside), discard())
+	s, err := a.open("test", inside)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer s.close()
+	c, err := s.published(feedName)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for art := range c.Artifacts() {
+		if strings.HasSuffix(art.Path, end) {
+			return feedName + ":" + art.Path
+		}
+	}
+	w.t.Fatalf("%s has no %s", feedName, end)
+	return ""
 }
 
 // refusesTampered flips one byte of the InRelease that the mirror holds.
