@@ -7,7 +7,10 @@ import (
 	"github.com/hashike/hashike/internal/feed"
 )
 
-const syncsWholeFS = true
+const (
+	syncsWholeFS = true
+	keepsIdle    = true
+)
 
 // open opens a blob with two system calls. os.Root takes three times as long,
 // and os.Open tries to put the regular file into the poller (five calls that
