@@ -229,7 +229,7 @@ func (s *Store) fill(ctx context.Context, w io.Writer, r io.Reader) (feed.Digest
 	}()
 	free <- make([]byte, chunk)
 	free <- make([]byte, chunk)
-	total := int64(0)
+	total, pushed := int64(0), int64(0)
 	buf := first
 	for {
 		if n > 0 {
@@ -237,6 +237,7 @@ func (s *Store) fill(ctx context.Context, w io.Writer, r io.Reader) (feed.Digest
 				break
 			}
 			total += int64(n)
+			pushed = push(w, pushed, total)
 			full <- buf[:n]
 			buf = <-free
 		}
