@@ -84,13 +84,17 @@ func debmirror(dir string, u *upstream) (float64, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(to)
+	conf := filepath.Join(to, "debmirror.conf") // not the machine's
+	if err := os.WriteFile(conf, []byte("1;\n"), 0o600); err != nil {
+		return 0, err
+	}
 	settle(dir)
 	c, err := child(exec.Command("debmirror", "--method=http", "--host="+strings.TrimPrefix(u.url, "http://"), "--root=/", "--dist=bench", "--section=main",
-		"--arch=amd64", "--nosource", "--no-check-gpg", "--diff=none", "--rsync-extra=none", "--config-file=/dev/null", to))
+		"--arch=amd64", "--nosource", "--no-check-gpg", "--diff=none", "--rsync-extra=none", "--config-file="+conf, filepath.Join(to, "archive")))
 	if err != nil {
 		return 0, err
 	}
-	if got := treeSize(filepath.Join(to, "pool")); got == 0 {
+	if got := treeSize(filepath.Join(to, "archive", "pool")); got == 0 {
 		return 0, fmt.Errorf("debmirror brought nothing:\n%s", c.output)
 	}
 	s, err := child(exec.Command("sync", "-f", to))
