@@ -39,11 +39,8 @@ type benchmark struct {
 func benchmarks() []benchmark {
 	return []benchmark{
 		{"large", "import of large files against the bound of read, SHA-256, write and fsync", large},
-		{"small", "import of small files: files per second, and against a raw loop", small},
-		{"memory", "peak memory of every step with 100,000 artifacts", memory},
-		{"giant", "peak memory of pack and import with one 20 GB artifact", giant},
-		{"unchanged", "a fetch with nothing new: requests, bytes, seconds", unchanged},
-		{"start", "from the start of serve to its first answer, 100,000 artifacts", start},
+		{"many", "100,000 artifacts: peak memory, a fetch with nothing new, start of serve, import of small files", many},
+		{"giant", "one artifact of 20 GB: peak memory and speed", giant},
 		{"publish", "failed requests while generations change under load", publish},
 		{"serve", "requests and bytes per second against http.FileServer and nginx", serve},
 		{"carry", "pack and import against skopeo copy", carry},

@@ -111,7 +111,7 @@ func (u *upstream) close() { u.http.Close() }
 
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.requests.Add(1)
-	p := strings.TrimPrefix(r.URL.Path, "/")
+	p := strings.TrimLeft(r.URL.Path, "/")
 	u.mu.RLock()
 	doc, isDoc := u.docs[p]
 	b, isFile := u.files[p]

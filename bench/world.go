@@ -15,12 +15,13 @@ import (
 type world struct {
 	l   *lab
 	dir string
+	v   vendor
 }
 
 // newWorld sets both sides up and pairs them. v's key becomes trusted by a
 // trust order, as any vendor's whose key this build does not pin.
 func newWorld(l *lab, dir string, v vendor) (*world, error) {
-	w := &world{l, dir}
+	w := &world{l, dir, v}
 	sheet, err := w.run("outside", "", "init", "--side", "outside", "--name", "bench")
 	if err != nil {
 		return nil, err

@@ -404,6 +404,7 @@ func (s *Server) logs(ctx context.Context) {
 			return
 		case <-second.C:
 			s.access.flush(s.o.Clock())
+			s.o.Store.CloseIdle()
 		case <-hour.C:
 			s.access.prune()
 		}

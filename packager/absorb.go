@@ -317,7 +317,7 @@ func (a *absorber) payload() error {
 }
 
 // inGroup is the size up to which blobs are flushed together.
-const inGroup = 16 << 20
+const inGroup = 256 << 20
 
 // put stores one blob. medium tells whether it was the source that failed.
 func (a *absorber) put(r *source, d feed.Digest, size int64) (medium bool, err error) {

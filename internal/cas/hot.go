@@ -34,7 +34,7 @@ const (
 // openHot opens a blob for serving: from memory if it is small.
 func (s *Store) openHot(d feed.Digest, size int64) (fs.File, error) {
 	if size > maxSmall {
-		return s.File(d)
+		return s.openIdle(d)
 	}
 	s.hot.mu.RLock()
 	b := s.hot.blobs[d]

@@ -33,6 +33,7 @@ type Store struct {
 	root  *os.Root
 	clock func() time.Time
 	hot   hot
+	idle  idle
 	bufs  sync.Pool // *[]byte of chunk bytes: a small blob must not cost a large allocation
 }
 
@@ -67,8 +68,11 @@ func (s *Store) makeDirs() error {
 	return durable.SyncDir(s.blobs)
 }
 
-// Close releases the directory handle.
-func (s *Store) Close() error { return s.root.Close() }
+// Close releases the directory handle and the files that rest.
+func (s *Store) Close() error {
+	s.idle.sweep(true)
+	return s.root.Close()
+}
 
 // Dir is the data directory.
 func (s *Store) Dir() string { return s.dir }
@@ -225,7 +229,7 @@ func (s *Store) fill(ctx context.Context, w io.Writer, r io.Reader) (feed.Digest
 	}()
 	free <- make([]byte, chunk)
 	free <- make([]byte, chunk)
-	total := int64(0)
+	total, pushed := int64(0), int64(0)
 	buf := first
 	for {
 		if n > 0 {
@@ -233,6 +237,7 @@ func (s *Store) fill(ctx context.Context, w io.Writer, r io.Reader) (feed.Digest
 				break
 			}
 			total += int64(n)
+			pushed = push(w, pushed, total)
 			full <- buf[:n]
 			buf = <-free
 		}
