@@ -112,6 +112,6 @@ func Warning(d time.Duration) int { return warning(d) }
 
 // Small gives o small limits: segments of this many bytes, manifests of this many layers.
 func Small(o PackOptions, segment int64, layers int) PackOptions {
-	o.limits = limits{segment, layers}
+	o.limits = limits{segment: segment, layers: layers}
 	return o
 }

@@ -295,7 +295,15 @@ func (b *Bundle) readTables() error {
 	if b.orders, err = readOrders(bytes.NewReader(b.ordersRaw), b.set.Orders.Lines); err != nil {
 		return unreadable(nameOrders, err)
 	}
-	for _, m := range b.media { // copies on every medium
+	if err := b.checkTables(); err != nil {
+		return err
+	}
+	return b.checkOrders()
+}
+
+// checkTables compares the copies on every medium with what was signed.
+func (b *Bundle) checkTables() error {
+	for _, m := range b.media {
 		for name, ref := range map[string]Ref{nameFeeds: b.set.Feeds, nameVolumes: b.set.Volumes, nameBlobs: b.set.Blobs, nameBlocks: b.set.Blocks, nameOrders: b.set.Orders} {
 			f, err := m.table(name, ref)
 			if err != nil {
@@ -304,7 +312,7 @@ func (b *Bundle) readTables() error {
 			f.Close()
 		}
 	}
-	return b.checkOrders()
+	return nil
 }
 
 // checkOrders refuses orders that the bundle key alone may not give, and a
