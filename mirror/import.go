@@ -114,7 +114,7 @@ func (o *ImportOptions) run(ctx context.Context, dirs []string, r *ImportReport)
 		return err
 	}
 	moved, err := o.feeds(ctx, b, r)
-	if err == nil && !moved && r.Blobs == 0 {
+	if err == nil && !moved && r.Blobs == 0 && r.Pieces == 0 {
 		err = b.Useless()
 	}
 	return errors.Join(err, damage(r))
@@ -139,6 +139,9 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, r *Import
 			return moved, errors.Join(err, cerr)
 		}
 		res := o.feed(ctx, l, in)
+		if res.Outcome == FeedIncomplete && len(r.Needed) > 0 {
+			res.Code, res.Problem, res.err = "", "", nil // other volumes are still to come
+		}
 		r.Feeds = append(r.Feeds, res)
 		moved = moved || res.Outcome == FeedAccepted
 		if res.err != nil {

@@ -23,6 +23,9 @@ type Absorbed struct {
 	Bytes   int64
 	Skipped int64 // containers that were only checked
 	Left    int64 // blobs still wanted afterwards
+	Pieces  int64 // segments stored now whose blob is not whole yet
+	Needed  []int // volumes never at hand that hold something wanted
+	Of      int   // volumes of the bundle
 }
 
 // spare is kept free beyond what an import writes: state, generations, logs.
@@ -35,8 +38,9 @@ type absorber struct {
 	store  *cas.Store
 	group  *cas.Group
 	wanted map[sum]struct{}
-	all    bool             // a snapshot is missing: any blob may be needed
-	docs   map[sum]FeedLine // documents of the set, by their bytes' digest
+	all    bool                    // a snapshot is missing: any blob may be needed
+	docs   map[sum]FeedLine        // documents of the set, by their bytes' digest
+	pieces map[sum]map[int64]Piece // stored segments by blob and offset
 	out    Absorbed
 	done   int64
 	total  int64
@@ -63,6 +67,9 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	if err := a.want(); err != nil {
 		return a.out, err
 	}
+	if err := a.loadPieces(); err != nil {
+		return a.out, err
+	}
 	if err := a.fits(); err != nil {
 		return a.out, err
 	}
@@ -70,12 +77,15 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	if err == nil {
 		err = a.full(a.group.Flush())
 	}
-	a.out.Left = int64(len(a.wanted))
+	if err == nil {
+		err = a.settle()
+	}
+	a.out.Left, a.out.Of = int64(len(a.wanted)), len(b.volumes)
 	return a.out, err
 }
 
 func newAbsorber(ctx context.Context, b *Bundle, store *cas.Store) *absorber {
-	return &absorber{b: b, ctx: ctx, store: store, group: store.Group(), wanted: map[sum]struct{}{}, docs: map[sum]FeedLine{},
+	return &absorber{b: b, ctx: ctx, store: store, group: store.Group(), wanted: map[sum]struct{}{}, docs: map[sum]FeedLine{}, pieces: map[sum]map[int64]Piece{},
 		buf: bufio.NewReaderSize(nil, 256<<10)}
 }
 
@@ -223,6 +233,13 @@ func (a *absorber) want() error {
 // fits adds up what would be written, before anything is.
 func (a *absorber) fits() error {
 	var need int64
+	for of, stored := range a.pieces {
+		if _, ok := a.wanted[of]; ok { // to be put together
+			for _, p := range stored {
+				need += p.Size
+			}
+		}
+	}
 	err := a.each(func(_ *medium, c *Container) error {
 		switch c.Type {
 		case typeFile:
@@ -358,71 +375,6 @@ func (a *absorber) file(m *medium, c *Container) error {
 type segment struct {
 	m *medium
 	c Container
-}
-
-// segments stores a large blob when all its pieces are at hand. If the whole
-// does not have its digest, the pieces are hashed to name the damaged one.
-func (a *absorber) segments(run []segment) error {
-	at := int64(0)
-	for _, s := range run {
-		if s.c.At != at || s.c.All != run[0].c.All {
-			return unreadable(nameBlobs, fmt.Errorf("segments of %s do not follow each other", s.c.Of))
-		}
-		at += s.c.Size
-	}
-	if at == run[0].c.All {
-		r := &chain{run: run}
-		defer r.close()
-		medium, err := a.put(&source{r: r}, run[0].c.Of, at)
-		if err == nil || !medium {
-			return err
-		}
-		// A full disk or a pulled medium is not damage; anything else is looked for.
-	}
-	for _, s := range run {
-		if err := a.checkOnly(s.m, &s.c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// chain reads segments one after the other.
-type chain struct {
-	run []segment
-	f   *os.File
-	r   io.Reader
-}
-
-func (c *chain) Read(p []byte) (int, error) {
-	for {
-		if c.f == nil {
-			if len(c.run) == 0 {
-				return 0, io.EOF
-			}
-			f, err := openSized(c.run[0].m, &c.run[0].c)
-			if err != nil {
-				return 0, err
-			}
-			c.f, c.r = f, io.LimitReader(f, c.run[0].c.Size)
-		}
-		n, err := c.r.Read(p)
-		if !errors.Is(err, io.EOF) {
-			return n, err
-		}
-		c.close()
-		c.run = c.run[1:]
-		if n > 0 {
-			return n, nil
-		}
-	}
-}
-
-func (c *chain) close() {
-	if c.f != nil {
-		c.f.Close()
-		c.f = nil
-	}
 }
 
 // pack reads a pack once: the whole against its digest, the members that are

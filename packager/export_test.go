@@ -115,3 +115,10 @@ func Small(o PackOptions, segment int64, layers int) PackOptions {
 	o.limits = limits{segment: segment, layers: layers}
 	return o
 }
+
+// Tiny gives o volumes of this many bytes and containers small enough for them.
+func Tiny(o PackOptions, volume int64) PackOptions {
+	o.VolumeSize = volume
+	o.limits = limits{segment: blockSize, pack: blockSize, layers: 5, reserve: 200 << 10, volume: 2 << 20}
+	return o
+}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -121,27 +123,62 @@ func (b *Bundle) open(ctx context.Context, dirs []string, site int) error {
 	return b.checkStructure(ctx)
 }
 
-// openMedia opens the directories; the first decides which set is meant.
+// openMedia opens the directories. The newest set among them, by its own word,
+// is the one meant; volumes of others are left alone.
 func (b *Bundle) openMedia(dirs []string) error {
-	for _, dir := range dirs {
+	type found struct {
+		m   *medium
+		raw []byte
+	}
+	var all []found
+	best, newest := 0, int64(-1)
+	for _, dir := range volumesIn(dirs) {
 		m, err := openMedium(dir)
 		if err != nil {
 			return err
 		}
+		b.media = append(b.media, m) // so that it is closed
 		raw, err := m.read(nameSet, maxSet)
-		if err == nil && b.setRaw != nil && !bytes.Equal(raw, b.setRaw) {
-			b.other = append(b.other, dir)
-			m.close()
-			continue
-		}
-		b.media = append(b.media, m)
 		if err != nil {
 			return err
 		}
-		b.setRaw = raw
+		if s, err := parseSet(raw); err == nil && s.Version > newest {
+			best, newest = len(all), s.Version
+		}
+		all = append(all, found{m, raw})
+	}
+	b.media, b.setRaw = nil, all[best].raw
+	for _, f := range all {
+		if bytes.Equal(f.raw, b.setRaw) {
+			b.media = append(b.media, f.m)
+			continue
+		}
+		b.other = append(b.other, f.m.dir)
+		f.m.close()
 	}
 	b.id = feed.DigestOf(b.setRaw)
 	return nil
+}
+
+// volumesIn replaces a directory that holds volumes by these.
+func volumesIn(dirs []string) []string {
+	var out []string
+	for _, dir := range dirs {
+		var found []string
+		if _, err := os.Lstat(filepath.Join(dir, nameSet)); err != nil {
+			ents, _ := os.ReadDir(dir)
+			for _, e := range ents {
+				if e.IsDir() && inVolume.MatchString(e.Name()) {
+					found = append(found, filepath.Join(dir, e.Name()))
+				}
+			}
+		}
+		if len(found) == 0 {
+			found = []string{dir}
+		}
+		out = append(out, found...)
+	}
+	return out
 }
 
 // load reads one metadata file. Every medium's copy must be the first one's.

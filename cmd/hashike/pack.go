@@ -6,6 +6,8 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,12 +22,13 @@ import (
 func (a *app) packCommand() *cobra.Command {
 	var o packOptions
 	c := &cobra.Command{Use: "pack --to DIR", Short: a.cat.T("cmd.pack"), RunE: func(c *cobra.Command, _ []string) error {
-		if o.to == "" {
+		if len(o.to) == 0 {
 			return usageError{fmt.Errorf("--to: %s", a.cat.T("flag.to"))}
 		}
 		return a.with("pack", outside, func(s *station) error { return s.pack(c.Context(), o, a.out) })
 	}}
-	c.Flags().StringVar(&o.to, "to", "", a.cat.T("flag.to"))
+	c.Flags().StringArrayVar(&o.to, "to", nil, a.cat.T("flag.to"))
+	c.Flags().StringVar(&o.size, "volume-size", "", a.cat.T("flag.volume"))
 	c.Flags().BoolVar(&o.full, "full", false, a.cat.T("flag.full"))
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
@@ -34,7 +37,8 @@ func (a *app) packCommand() *cobra.Command {
 }
 
 type packOptions struct {
-	to    string
+	to    []string
+	size  string // of a volume, as typed
 	full  bool
 	base  uint64 // a bundle number the inside is known to hold; 0 is the recorded base
 	site  int
@@ -43,14 +47,15 @@ type packOptions struct {
 
 // pack writes one bundle of everything accepted on this outside.
 func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error {
-	to, err := filepath.Abs(o.to)
+	to, err := directories(o.to)
 	if err != nil {
 		return err
 	}
-	if err := durable.Mkdir(to); err != nil {
-		return err
+	size, err := volumeSize(o.size)
+	if err != nil {
+		return usageError{fmt.Errorf("--volume-size %s: %s", o.size, s.cat.T("flag.volume"))}
 	}
-	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to, Now: s.clock(), Who: who(), ClockChecked: o.clock,
+	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to[0], More: to[1:], VolumeSize: size, Now: s.clock(), Who: who(), ClockChecked: o.clock,
 		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
 	if p.Feeds, p.NewestSigned, err = s.carries(); err != nil {
 		return err
@@ -77,12 +82,60 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		return err
 	}
 	lang := s.cat.Language()
-	fmt.Fprintln(out, s.cat.T("pack.done", r.Number, to, r.Blobs, bytesText(r.BlobBytes), r.Known))
+	fmt.Fprintln(out, s.cat.T("pack.done", r.Number, strings.Join(to, s.cat.T("list.comma")), r.Blobs, bytesText(r.BlobBytes), r.Known))
+	if r.Volumes > 1 {
+		fmt.Fprintln(out, s.cat.T("pack.volumes", r.Volumes))
+		for i, dir := range r.Dirs {
+			fmt.Fprintf(out, "  %s  %s\n", s.cat.T("volume.of", i+1, r.Volumes), dir)
+		}
+	}
 	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
 	if r.RootWarns != 0 {
 		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, lang)))
 	}
 	return nil
+}
+
+// directories makes the named directories, which may be mount points.
+func directories(names []string) ([]string, error) {
+	var out []string
+	for _, name := range names {
+		dir, err := filepath.Abs(name)
+		if err == nil {
+			err = durable.Mkdir(dir)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, dir)
+	}
+	return out, nil
+}
+
+// volumeSize reads the size of a volume: a kind of medium, or a number with a
+// unit. Optical sizes leave what a file system takes (crossing.md §4.1).
+func volumeSize(text string) (int64, error) {
+	switch strings.ToLower(text) {
+	case "":
+		return 0, nil
+	case "usb":
+		return packager.WholeMedium, nil
+	case "fat32":
+		return 32_000 << 20, nil // the largest that Windows formats; files stay below 4 GiB anyway
+	case "dvd":
+		return 4480 << 20, nil
+	case "bd25":
+		return 23_000 << 20, nil
+	}
+	for unit, n := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "MB": 1e6, "GB": 1e9, "TB": 1e12} {
+		if digits, ok := strings.CutSuffix(text, unit); ok {
+			v, err := strconv.ParseInt(digits, 10, 32)
+			if err == nil && v > 0 && v <= 1e12/n*2 && v*n >= 100e6 && v*n <= 1100e9 {
+				return v * n, nil
+			}
+		}
+	}
+	return 0, strconv.ErrSyntax
 }
 
 // base is what the next bundle is computed from: the bundle named, else the
