@@ -26,6 +26,7 @@ type Absorbed struct {
 	Pieces  int64 // segments stored now whose blob is not whole yet
 	Needed  []int // volumes never at hand that hold something wanted
 	Of      int   // volumes of the bundle
+	Blocks  int64 // of 1 MiB that were repaired
 }
 
 // spare is kept free beyond what an import writes: state, generations, logs.
@@ -64,6 +65,9 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	if err := a.documents(); err != nil {
 		return a.out, err
 	}
+	if err := a.repair(true); err != nil {
+		return a.out, err
+	}
 	if err := a.want(); err != nil {
 		return a.out, err
 	}
@@ -76,6 +80,9 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	err := a.payload()
 	if err == nil {
 		err = a.full(a.group.Flush())
+	}
+	if err == nil {
+		err = a.repair(false)
 	}
 	if err == nil {
 		err = a.settle()
@@ -152,9 +159,8 @@ func (a *absorber) snapshot(m *medium, c *Container, l FeedLine) error {
 		return a.damage(m, c, r.err)
 	}
 	if err == nil {
-		h := snap.Header()
-		if h.Feed != l.Feed || h.Kind != l.Kind || h.Serial != l.Serial {
-			return a.b.fault("H-501", feed.ErrUntrusted, "the snapshot of %s is one of %s %s, serial %d", l.Feed, h.Kind, h.Feed, h.Serial)
+		if err := a.named(snap, l); err != nil {
+			return err
 		}
 		return a.ended(m, c, r.end())
 	}
@@ -165,6 +171,14 @@ func (a *absorber) snapshot(m *medium, c *Container, l FeedLine) error {
 		return a.b.fault("H-501", feed.ErrUntrusted, "snapshot of %s: %v", l.Feed, err)
 	}
 	return a.full(err)
+}
+
+// named refuses a snapshot that the feeds table gives another name.
+func (a *absorber) named(snap *cas.Snapshot, l FeedLine) error {
+	if h := snap.Header(); h.Feed != l.Feed || h.Kind != l.Kind || h.Serial != l.Serial {
+		return a.b.fault("H-501", feed.ErrUntrusted, "the snapshot of %s is one of %s %s, serial %d", l.Feed, h.Kind, h.Feed, h.Serial)
+	}
+	return nil
 }
 
 func (a *absorber) evidence(m *medium, c *Container, l FeedLine) error {
@@ -467,7 +481,7 @@ func (a *absorber) damage(m *medium, c *Container, err error) error {
 		return feed.NewFault(fmt.Errorf("%s cannot be read any more: %w", m.dir, err), "H-803", "medium", m.dir,
 			"done", strconv.FormatInt(a.done, 10), "total", strconv.FormatInt(a.total, 10))
 	}
-	a.b.damaged = append(a.b.damaged, Damage{c.Volume, blobName(c.Digest), err.Error()})
+	a.b.damaged = append(a.b.damaged, Damage{Volume: c.Volume, File: blobName(c.Digest), Reason: err.Error()})
 	return nil
 }
 

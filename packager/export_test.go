@@ -1,6 +1,7 @@
 package packager
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -121,4 +122,38 @@ func Tiny(o PackOptions, volume int64) PackOptions {
 	o.VolumeSize = volume
 	o.limits = limits{segment: blockSize, pack: blockSize, layers: 5, reserve: 200 << 10, volume: 2 << 20}
 	return o
+}
+
+// Layer is one layer of a volume's manifests.
+type Layer struct {
+	Type, Hex string
+	Size      int64
+}
+
+// Layers lists the layers of a volume in the order of index and manifests.
+func Layers(t testing.TB, dir string) (out []Layer) {
+	t.Helper()
+	type desc struct {
+		MediaType, Digest string
+		Size              int64
+	}
+	read := func(name string, v any) {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			err = json.Unmarshal(b, v)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var index struct{ Manifests []desc }
+	read(nameIndex, &index)
+	for _, m := range index.Manifests {
+		var man struct{ Layers []desc }
+		read(blobName(feed.Digest(m.Digest)), &man)
+		for _, l := range man.Layers {
+			out = append(out, Layer{l.MediaType, feed.Digest(l.Digest).Hex(), l.Size})
+		}
+	}
+	return out
 }

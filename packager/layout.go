@@ -217,13 +217,26 @@ func (l *layout) covers() bool {
 	return true
 }
 
-// cover is the smallest redundancy, per cent, with which the loss of any one
-// volume is repaired, and the number of volumes it takes; 0 if none does.
-func cover(sizes, room []int64, lim limits) (percent, volumes int) {
-	for p := 1; p <= fec.MaxPercent; p++ {
-		if l, err := arrange(sizes, room, p, lim); err == nil && l.volumes() > 1 && l.covers() {
-			return p, l.volumes()
+// Cover says whether the loss of a whole volume is repaired.
+type Cover struct {
+	Covered      bool // any one of several volumes may be lost
+	CoverPercent int  // with this redundancy it would be; 0 is with none
+	CoverVolumes int  // of so many volumes
+	ParityBytes  int64
+}
+
+// cover judges the layout and looks for the smallest redundancy, per cent,
+// with which the loss of any one volume is repaired.
+func (p *plan) cover(lim limits) Cover {
+	c := Cover{Covered: p.layout.covers() && p.layout.volumes() > 1, ParityBytes: p.layout.geo.ParityBlocks() * blockSize}
+	if c.Covered || p.layout.volumes() == 1 {
+		return c
+	}
+	for n := 1; n <= fec.MaxPercent; n++ {
+		if l, err := arrange(p.sizes, p.room, n, lim); err == nil && l.volumes() > 1 && l.covers() {
+			c.CoverPercent, c.CoverVolumes = n, l.volumes()
+			return c
 		}
 	}
-	return 0, 0
+	return c
 }

@@ -59,6 +59,8 @@ type Damage struct {
 	Volume int
 	File   string // on the medium
 	Reason string
+	// Repaired is damage that parity made harmless: what the file held is here.
+	Repaired bool
 }
 
 // How far signed times may lie apart (DESIGN §5).

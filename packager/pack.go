@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashike/hashike/internal/cas"
 	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/fec"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
 )
@@ -58,7 +59,8 @@ type PackOptions struct {
 // Report is what Pack wrote.
 type Report struct {
 	Packed
-	Volumes    int
+	Volumes int
+	Cover
 	Dirs       []string // of the volumes
 	Files      int64    // containers
 	Blobs      int64    // carried
@@ -147,6 +149,9 @@ func (w *writer) run(key signature.Signer, chain [][]byte, c counter) (Set, erro
 	if err := w.table.Close(); err != nil {
 		return Set{}, w.full(err)
 	}
+	if err := w.parity(); err != nil {
+		return Set{}, w.full(err)
+	}
 	return w.sign(key, chain, c)
 }
 
@@ -182,6 +187,8 @@ func (o *PackOptions) check() error {
 		return fmt.Errorf("validity of %s is not 7 to 400 days: %w", o.Validity, feed.ErrConfig)
 	case len(o.Sites) == 0 || len(o.Sites) > maxSites || o.Sites[0] < 1 || o.Sites[len(o.Sites)-1] > maxSite:
 		return fmt.Errorf("sites %v: %w", o.Sites, feed.ErrConfig)
+	case o.Parity < 0 || o.Parity > fec.MaxPercent:
+		return fmt.Errorf("parity of %d per cent is not 0 to %d: %w", o.Parity, fec.MaxPercent, feed.ErrConfig)
 	case len(o.Feeds) == 0:
 		return fmt.Errorf("nothing fetched yet, there is nothing to pack: %w", feed.ErrConfig)
 	}

@@ -70,7 +70,7 @@ type part struct {
 // its own digest, and the damaged one named.
 func (a *absorber) segments(run []segment) error {
 	of, all := run[0].c.Of, run[0].c.All
-	if parts := a.whole(run); parts != nil {
+	if parts := a.whole(of, all, run); parts != nil {
 		r := &chain{parts: parts}
 		defer r.close()
 		medium, err := a.put(&source{r: r}, of, all)
@@ -88,8 +88,7 @@ func (a *absorber) segments(run []segment) error {
 }
 
 // whole returns the parts of a blob from its first byte to its last; nil if one is missing.
-func (a *absorber) whole(run []segment) []part {
-	of, all := run[0].c.Of, run[0].c.All
+func (a *absorber) whole(of feed.Digest, all int64, run []segment) []part {
 	var out []part
 	for at := int64(0); at < all; {
 		i := slices.IndexFunc(run, func(s segment) bool { return s.c.At == at })

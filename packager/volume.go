@@ -239,7 +239,7 @@ func (w *writer) report(s Set, c counter) Report {
 	for _, v := range w.vols {
 		r.Files += v.line.Containers
 	}
-	r.Dirs = w.dirs()
+	r.Dirs, r.Cover = w.dirs(), w.p.cover(w.o.limits)
 	r.Volumes, r.StreamHash = len(w.vols), s.Blocks.Digest
 	return r
 }

@@ -140,7 +140,7 @@ func TestVolumesProperty(t *testing.T) {
 		}
 		a := w.snapshot("alpha", f)
 		size := int64(rapid.IntRange(4, 12).Draw(rt, "volume")) << 20
-		r := w.volumes(filepath.Join(memory(t), "m"), size, 0, a)
+		r := w.volumes(filepath.Join(memory(t), "m"), size, rapid.SampledFrom([]int{0, 10, 50}).Draw(rt, "parity"), a)
 		for _, d := range r.Dirs {
 			if n := dirSize(t, d); n > size {
 				rt.Fatalf("%s has %d bytes", d, n)

@@ -50,7 +50,8 @@ type writer struct {
 	table   *tableWriter
 	blocks  *os.File
 	stream  *blockHasher
-	names   []feed.Digest
+	names   []feed.Digest // of the containers
+	starts  []int64       // where they begin in the stream
 	carried map[sum]struct{}
 	feed    string
 	parts   int
@@ -371,7 +372,7 @@ func (w *writer) enter(v *volume, c Container) error {
 		}
 	}
 	v.rows += 1 + int64(c.Count)
-	w.names = append(w.names, c.Digest)
+	w.names, w.starts = append(w.names, c.Digest), append(w.starts, w.stream.n-c.Size)
 	w.at++
 	if w.at == len(w.p.sizes) || w.p.layout.of[w.at] != v.n-1 {
 		if err := w.lastOf(v); err != nil {
