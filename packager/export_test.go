@@ -120,7 +120,7 @@ func Small(o PackOptions, segment int64, layers int) PackOptions {
 // Tiny gives o volumes of this many bytes and containers small enough for them.
 func Tiny(o PackOptions, volume int64) PackOptions {
 	o.VolumeSize = volume
-	o.limits = limits{segment: blockSize, pack: blockSize, layers: 5, reserve: 200 << 10, volume: 2 << 20}
+	o.limits = limits{segment: blockSize, pack: blockSize, layers: 5, reserve: 200 << 10, volume: 2 << 20, group: 6}
 	return o
 }
 
@@ -156,4 +156,16 @@ func Layers(t testing.TB, dir string) (out []Layer) {
 		}
 	}
 	return out
+}
+
+// Before lets a test spoil the media between writing and reading back.
+func Before(o PackOptions, spoil func(dirs []string)) PackOptions {
+	o.written = spoil
+	return o
+}
+
+// MadeAs reports whether the outside remembers a bundle.
+func MadeAs(db *state.DB, number uint64) (found bool, err error) {
+	err = db.View(func(tx state.Tx) error { _, found, err = PackedAs(tx, number); return err })
+	return found, err
 }

@@ -28,6 +28,7 @@ const (
 type limits struct {
 	segment int64 // bytes of a segment and of a file that is not one
 	layers  int   // of a manifest
+	group   int64 // data blocks of a parity group; 0 is the most there can be
 	pack    int64 // bytes at which a pack is closed
 	files   int   // of a volume
 	reserve int64 // bytes of a volume for tables and metadata; 0 is estimated
@@ -125,7 +126,7 @@ func (l *layout) volumes() int { return len(l.need) }
 // is what the volumes hold besides tables; nil is one without a limit.
 func arrange(sizes, room []int64, percent int, lim limits) (*layout, error) {
 	total := sumOfSizes(sizes)
-	geo := fec.Plan(blocksOf(total), percent)
+	geo := fec.Plan(blocksOf(total), percent, lim.group)
 	if room == nil {
 		return place(sizes, []int64{1 << 62}, geo, total, limits{segment: lim.segment, files: len(sizes) + 1<<20}, true), nil
 	}

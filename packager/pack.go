@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -53,7 +55,8 @@ type PackOptions struct {
 	Who          string
 	Progress     func(Progress) // may be nil
 
-	limits limits // zero: the format's
+	limits  limits              // zero: the format's
+	written func(dirs []string) // tests: what becomes of the media before they are read back
 }
 
 // Report is what Pack wrote.
@@ -129,9 +132,12 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	if o.written != nil {
+		o.written(w.dirs())
+	}
 	began := time.Now()
 	if err := readBack(ctx, o, w.dirs(), set); err != nil {
-		return Report{}, err
+		return Report{}, notWritten(w.dirs(), err)
 	}
 	r := w.report(set, c)
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))
@@ -153,6 +159,54 @@ func (w *writer) run(key signature.Signer, chain [][]byte, c counter) (Set, erro
 		return Set{}, w.full(err)
 	}
 	return w.sign(key, chain, c)
+}
+
+// notWritten is the fault of a medium that does not give back what was
+// written: a stick that claims more than it holds, a copy cut short.
+func notWritten(dirs []string, err error) error {
+	if !errors.Is(err, feed.ErrDamaged) {
+		return err
+	}
+	for _, dir := range dirs { // nobody shall carry it
+		err = errors.Join(err, durable.Remove(filepath.Join(dir, nameIndex)))
+	}
+	return feed.NewFault(err, "H-805", "medium", strings.Join(dirs, ", "))
+}
+
+// Estimate is what a bundle would be, before one is made.
+type Estimate struct {
+	Volumes   int
+	Bytes     int64   // on all volumes, tables included
+	PerVolume []int64 // the same by volume
+	Blobs     int64
+	BlobBytes int64
+	Known     int64 // artifacts left out because the base has them
+	Inside    int64 // space an inside needs that holds the base
+	Cover
+}
+
+// Minutes is about how long writing and reading back take at a rate of bytes per second.
+func (e Estimate) Minutes(rate int64) int64 {
+	return (2*e.Bytes/max(rate, 1) + 59) / 60
+}
+
+// Preflight says what Pack would do. It writes nothing and takes no number;
+// its errors are those of Pack that are known beforehand, H-801 among them.
+func Preflight(ctx context.Context, o PackOptions) (Estimate, error) {
+	if err := o.check(); err != nil {
+		return Estimate{}, err
+	}
+	p, err := o.plan(ctx)
+	if err != nil {
+		return Estimate{}, err
+	}
+	e := Estimate{Volumes: p.layout.volumes(), Blobs: p.packed.Blobs, BlobBytes: p.packed.BlobBytes, Known: p.packed.Known, Cover: p.cover(o.limits)}
+	for _, n := range p.layout.need {
+		e.PerVolume = append(e.PerVolume, n+p.tables)
+		e.Bytes += n + p.tables
+	}
+	e.Inside = sumOfSizes(p.sizes) + p.packed.Blobs*4096 + spare
+	return e, o.fits(p)
 }
 
 // remember records a finished bundle: it may become a base.

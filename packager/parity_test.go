@@ -68,20 +68,20 @@ func restore(t testing.TB, good, dir string) {
 // Any damage inside the guarantee is repaired: P whole blocks anywhere, or B
 // runs of at most (P−B)·G blocks, over data and parity.
 func TestDamageInsideTheGuaranteeIsRepaired(t *testing.T) {
-	patterns := 200
-	if testing.Short() {
-		patterns = 20
+	patterns := 30
+	if os.Getenv("HASHIKE_CI") == "1" {
+		patterns = 250
 	}
 	w := newWorldIn(t, memory(t))
-	a := w.snapshot("alpha", large("a", 6, 4<<20))
+	a := w.snapshot("alpha", large("a", 9, 5<<18))
 	good := filepath.Join(memory(t), "good")
-	r := w.volumes(good, 16<<20, 40, a)
+	r := w.volumes(good, 8<<20, 50, a)
 	b := must(w.open(r.Dirs...))(t)
 	set := b.Info().Set
 	b.Close()
 	k, p, g := set.Parity.Data, set.Parity.Parity, set.Parity.Groups
 	n := (set.Bytes + 1<<20 - 1) >> 20
-	if r.Volumes < 2 || p < 3 || k != (n+g-1)/g {
+	if r.Volumes < 2 || p < 3 || g < 2 || k != (n+g-1)/g {
 		t.Fatalf("%d volumes, %d blocks, parity %+v", r.Volumes, n, set.Parity)
 	}
 	rnd := mrand.New(mrand.NewPCG(1, 2))
@@ -148,7 +148,7 @@ func TestLostVolume(t *testing.T) {
 	w := newWorldIn(t, memory(t))
 	a, b := w.snapshot("alpha", large("a", 3, 5<<20)), w.snapshot("beta", large("b", 2, 3<<20))
 	r := w.volumes(filepath.Join(memory(t), "m"), 12<<20, 10, a, b)
-	if r.Covered || r.CoverPercent < 50 {
+	if r.Covered || r.CoverPercent < 20 {
 		t.Fatalf("10 %%: %+v", r.Cover)
 	}
 	percent, volumes := r.CoverPercent, r.CoverVolumes

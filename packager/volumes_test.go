@@ -167,3 +167,56 @@ func TestVolumesProperty(t *testing.T) {
 		w.sound()
 	})
 }
+
+// A stick that drops what is beyond its true size, or gives back zeros, or a
+// file cut short: the read-back says so and leaves nothing to be carried.
+func TestReadBackFindsFakeMedia(t *testing.T) {
+	for name, spoil := range map[string]func(path string, size int64) error{
+		"zeros":   func(p string, n int64) error { return os.WriteFile(p, make([]byte, n), 0o644) },
+		"short":   func(p string, n int64) error { return os.Truncate(p, n-1) },
+		"dropped": func(p string, _ int64) error { return os.Remove(p) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorldIn(t, memory(t))
+			a := w.snapshot("alpha", large("a", 3, 2<<20))
+			o := packager.Tiny(w.options(filepath.Join(memory(t), "m"), a), 5<<20)
+			o.Parity = 10
+			o = packager.Before(o, func(dirs []string) {
+				last := packager.Layers(t, dirs[1])
+				l := last[len(last)-1]
+				ok(t, spoil(filepath.Join(dirs[1], "blobs/sha256", l.Hex), l.Size))
+			})
+			_, err := packager.Pack(context.Background(), o)
+			wantCode(t, err, "H-805")
+			if _, err := w.open(o.To); err == nil {
+				t.Error("it can be opened")
+			}
+			if must(packager.MadeAs(w.outDB, 1))(t) {
+				t.Error("it may become a base")
+			}
+		})
+	}
+}
+
+func TestPreflightIsWhatPackDoes(t *testing.T) {
+	w := newWorldIn(t, memory(t))
+	a := w.snapshot("alpha", large("a", 4, 3<<20))
+	o := packager.Tiny(w.options(filepath.Join(memory(t), "m"), a), 6<<20)
+	o.Parity = 10
+	e := must(packager.Preflight(context.Background(), o))(t)
+	if n := len(mediumFiles(t, o.To)); n != 0 {
+		t.Errorf("the dry run wrote %d files", n)
+	}
+	r := must(packager.Pack(context.Background(), o))(t)
+	if r.Number != 1 || e.Volumes != r.Volumes || e.Blobs != r.Blobs || e.BlobBytes != r.BlobBytes || e.Cover != r.Cover {
+		t.Errorf("said %+v, did %+v", e, r)
+	}
+	for i, d := range r.Dirs {
+		if n := dirSize(t, d); n > e.PerVolume[i] {
+			t.Errorf("volume %d has %d bytes, said were %d", i+1, n, e.PerVolume[i])
+		}
+	}
+	if m := (packager.Estimate{Bytes: 30_000_000 * 60}).Minutes(30_000_000); m != 2 {
+		t.Errorf("%d minutes to write and read a minute's bytes", m)
+	}
+}

@@ -125,6 +125,14 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 			fmt.Fprintln(out, f.Config)
 		}
 	}
+	if r.Blocks > 0 {
+		fmt.Fprintln(out, s.cat.T("import.repaired", r.Blocks))
+	}
+	for _, d := range r.Damaged {
+		if d.Repaired {
+			fmt.Fprintln(out, "  "+s.cat.T("import.worn", d.Volume, d.File))
+		}
+	}
 	for _, dir := range r.Other {
 		fmt.Fprintln(out, "  "+s.cat.T("import.other", dir))
 	}

@@ -31,13 +31,17 @@ type Geometry struct {
 	Parity int64 // P: parity blocks of every group
 }
 
-// Plan chooses the geometry for so many blocks and percent redundancy.
-func Plan(blocks int64, percent int) Geometry {
+// Plan chooses the geometry for so many blocks and percent redundancy, with at
+// most so many data blocks in a group (0 is MaxData).
+func Plan(blocks int64, percent int, most int64) Geometry {
 	if blocks <= 0 || percent <= 0 {
 		return Geometry{Blocks: max(blocks, 0)}
 	}
 	p := int64(min(percent, MaxPercent))
 	k := int64(MaxData)
+	if most > 0 {
+		k = min(k, most)
+	}
 	for k > 1 && k+(k*p+99)/100 > maxShards {
 		k--
 	}
