@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -114,20 +115,22 @@ func (o *ImportOptions) run(ctx context.Context, dirs []string, r *ImportReport)
 		return err
 	}
 	moved, err := o.feeds(ctx, b, r)
-	if err == nil && !moved && r.Blobs == 0 {
+	if err == nil && !moved && r.Blobs == 0 && r.Pieces == 0 {
 		err = b.Useless()
 	}
 	return errors.Join(err, damage(r))
 }
 
-// damage is the error for a medium that is not what was signed.
+// damage is the error for a medium that is not what was signed and that parity
+// did not make up for.
 func damage(r *ImportReport) error {
-	if len(r.Damaged) == 0 {
+	bad := slices.DeleteFunc(slices.Clone(r.Damaged), func(d packager.Damage) bool { return d.Repaired })
+	if len(bad) == 0 {
 		return nil
 	}
-	d := r.Damaged[0]
-	return feed.NewFault(fmt.Errorf("%d files of the medium are damaged, the first is %s (%s): %w", len(r.Damaged), d.File, d.Reason, feed.ErrDamaged),
-		"H-701", "file", d.File, "count", strconv.Itoa(len(r.Damaged)), "volume", strconv.Itoa(d.Volume))
+	d := bad[0]
+	return feed.NewFault(fmt.Errorf("%d files of the medium are damaged, the first is %s (%s): %w", len(bad), d.File, d.Reason, feed.ErrDamaged),
+		"H-701", "file", d.File, "count", strconv.Itoa(len(bad)), "volume", strconv.Itoa(d.Volume))
 }
 
 // feeds brings every feed of the desired state as far as it goes; one feed's
@@ -139,6 +142,9 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, r *Import
 			return moved, errors.Join(err, cerr)
 		}
 		res := o.feed(ctx, l, in)
+		if res.Outcome == FeedIncomplete && len(r.Needed) > 0 {
+			res.Code, res.Problem, res.err = "", "", nil // other volumes are still to come
+		}
 		r.Feeds = append(r.Feeds, res)
 		moved = moved || res.Outcome == FeedAccepted
 		if res.err != nil {

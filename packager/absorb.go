@@ -23,6 +23,10 @@ type Absorbed struct {
 	Bytes   int64
 	Skipped int64 // containers that were only checked
 	Left    int64 // blobs still wanted afterwards
+	Pieces  int64 // segments stored now whose blob is not whole yet
+	Needed  []int // volumes never at hand that hold something wanted
+	Of      int   // volumes of the bundle
+	Blocks  int64 // of 1 MiB that were repaired
 }
 
 // spare is kept free beyond what an import writes: state, generations, logs.
@@ -35,8 +39,9 @@ type absorber struct {
 	store  *cas.Store
 	group  *cas.Group
 	wanted map[sum]struct{}
-	all    bool             // a snapshot is missing: any blob may be needed
-	docs   map[sum]FeedLine // documents of the set, by their bytes' digest
+	all    bool                    // a snapshot is missing: any blob may be needed
+	docs   map[sum]FeedLine        // documents of the set, by their bytes' digest
+	pieces map[sum]map[int64]Piece // stored segments by blob and offset
 	out    Absorbed
 	done   int64
 	total  int64
@@ -60,7 +65,13 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	if err := a.documents(); err != nil {
 		return a.out, err
 	}
+	if err := a.repair(true); err != nil {
+		return a.out, err
+	}
 	if err := a.want(); err != nil {
+		return a.out, err
+	}
+	if err := a.loadPieces(); err != nil {
 		return a.out, err
 	}
 	if err := a.fits(); err != nil {
@@ -70,12 +81,18 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	if err == nil {
 		err = a.full(a.group.Flush())
 	}
-	a.out.Left = int64(len(a.wanted))
+	if err == nil {
+		err = a.repair(false)
+	}
+	if err == nil {
+		err = a.settle()
+	}
+	a.out.Left, a.out.Of = int64(len(a.wanted)), len(b.volumes)
 	return a.out, err
 }
 
 func newAbsorber(ctx context.Context, b *Bundle, store *cas.Store) *absorber {
-	return &absorber{b: b, ctx: ctx, store: store, group: store.Group(), wanted: map[sum]struct{}{}, docs: map[sum]FeedLine{},
+	return &absorber{b: b, ctx: ctx, store: store, group: store.Group(), wanted: map[sum]struct{}{}, docs: map[sum]FeedLine{}, pieces: map[sum]map[int64]Piece{},
 		buf: bufio.NewReaderSize(nil, 256<<10)}
 }
 
@@ -142,9 +159,8 @@ func (a *absorber) snapshot(m *medium, c *Container, l FeedLine) error {
 		return a.damage(m, c, r.err)
 	}
 	if err == nil {
-		h := snap.Header()
-		if h.Feed != l.Feed || h.Kind != l.Kind || h.Serial != l.Serial {
-			return a.b.fault("H-501", feed.ErrUntrusted, "the snapshot of %s is one of %s %s, serial %d", l.Feed, h.Kind, h.Feed, h.Serial)
+		if err := a.named(snap, l); err != nil {
+			return err
 		}
 		return a.ended(m, c, r.end())
 	}
@@ -155,6 +171,14 @@ func (a *absorber) snapshot(m *medium, c *Container, l FeedLine) error {
 		return a.b.fault("H-501", feed.ErrUntrusted, "snapshot of %s: %v", l.Feed, err)
 	}
 	return a.full(err)
+}
+
+// named refuses a snapshot that the feeds table gives another name.
+func (a *absorber) named(snap *cas.Snapshot, l FeedLine) error {
+	if h := snap.Header(); h.Feed != l.Feed || h.Kind != l.Kind || h.Serial != l.Serial {
+		return a.b.fault("H-501", feed.ErrUntrusted, "the snapshot of %s is one of %s %s, serial %d", l.Feed, h.Kind, h.Feed, h.Serial)
+	}
+	return nil
 }
 
 func (a *absorber) evidence(m *medium, c *Container, l FeedLine) error {
@@ -223,6 +247,13 @@ func (a *absorber) want() error {
 // fits adds up what would be written, before anything is.
 func (a *absorber) fits() error {
 	var need int64
+	for of, stored := range a.pieces {
+		if _, ok := a.wanted[of]; ok { // to be put together
+			for _, p := range stored {
+				need += p.Size
+			}
+		}
+	}
 	err := a.each(func(_ *medium, c *Container) error {
 		switch c.Type {
 		case typeFile:
@@ -360,71 +391,6 @@ type segment struct {
 	c Container
 }
 
-// segments stores a large blob when all its pieces are at hand. If the whole
-// does not have its digest, the pieces are hashed to name the damaged one.
-func (a *absorber) segments(run []segment) error {
-	at := int64(0)
-	for _, s := range run {
-		if s.c.At != at || s.c.All != run[0].c.All {
-			return unreadable(nameBlobs, fmt.Errorf("segments of %s do not follow each other", s.c.Of))
-		}
-		at += s.c.Size
-	}
-	if at == run[0].c.All {
-		r := &chain{run: run}
-		defer r.close()
-		medium, err := a.put(&source{r: r}, run[0].c.Of, at)
-		if err == nil || !medium {
-			return err
-		}
-		// A full disk or a pulled medium is not damage; anything else is looked for.
-	}
-	for _, s := range run {
-		if err := a.checkOnly(s.m, &s.c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// chain reads segments one after the other.
-type chain struct {
-	run []segment
-	f   *os.File
-	r   io.Reader
-}
-
-func (c *chain) Read(p []byte) (int, error) {
-	for {
-		if c.f == nil {
-			if len(c.run) == 0 {
-				return 0, io.EOF
-			}
-			f, err := openSized(c.run[0].m, &c.run[0].c)
-			if err != nil {
-				return 0, err
-			}
-			c.f, c.r = f, io.LimitReader(f, c.run[0].c.Size)
-		}
-		n, err := c.r.Read(p)
-		if !errors.Is(err, io.EOF) {
-			return n, err
-		}
-		c.close()
-		c.run = c.run[1:]
-		if n > 0 {
-			return n, nil
-		}
-	}
-}
-
-func (c *chain) close() {
-	if c.f != nil {
-		c.f.Close()
-		c.f = nil
-	}
-}
-
 // pack reads a pack once: the whole against its digest, the members that are
 // wanted against theirs. A damaged pack still gives its good members.
 func (a *absorber) pack(m *medium, c *Container) error {
@@ -515,7 +481,7 @@ func (a *absorber) damage(m *medium, c *Container, err error) error {
 		return feed.NewFault(fmt.Errorf("%s cannot be read any more: %w", m.dir, err), "H-803", "medium", m.dir,
 			"done", strconv.FormatInt(a.done, 10), "total", strconv.FormatInt(a.total, 10))
 	}
-	a.b.damaged = append(a.b.damaged, Damage{c.Volume, blobName(c.Digest), err.Error()})
+	a.b.damaged = append(a.b.damaged, Damage{Volume: c.Volume, File: blobName(c.Digest), Reason: err.Error()})
 	return nil
 }
 

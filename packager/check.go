@@ -175,8 +175,11 @@ func (b *Bundle) findForeign(m *medium, files map[string]bool, blobs map[sum]boo
 	})
 }
 
+// inVolume is the directory of one volume of several.
+var inVolume = regexp.MustCompile(`^volume-[1-9][0-9]{0,2}(/|$)`)
+
 // ours matches every name that a bundle of any number may have on a medium.
-var ours = regexp.MustCompile(`^(` + strings.Join([]string{
+var ours = regexp.MustCompile(`^(|` + strings.Join([]string{
 	`set\.json`, `orders\.jsonl`, `index\.json`, `oci-layout`, `README\.txt`,
 	`tuf`, `tuf/[0-9]{1,20}\.(root|snapshot|targets)\.json`, `tuf/timestamp\.json`,
 	`tables`, `tables/(feeds|blobs)\.jsonl\.zst`, `tables/volumes\.jsonl`, `tables/blocks\.bin`,

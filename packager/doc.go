@@ -21,7 +21,7 @@ import (
 
 // Progress tells a caller where a long operation stands.
 type Progress struct {
-	Stage string // "write", "read-back", "check", "absorb"
+	Stage string // "write", "parity", "read-back", "check", "absorb", "repair"
 	Name  string // the file at hand
 	Done  int64  // bytes
 	Total int64  // bytes; 0 is unknown

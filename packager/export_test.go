@@ -1,6 +1,7 @@
 package packager
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -112,6 +113,59 @@ func Warning(d time.Duration) int { return warning(d) }
 
 // Small gives o small limits: segments of this many bytes, manifests of this many layers.
 func Small(o PackOptions, segment int64, layers int) PackOptions {
-	o.limits = limits{segment, layers}
+	o.limits = limits{segment: segment, layers: layers}
 	return o
+}
+
+// Tiny gives o volumes of this many bytes and containers small enough for them.
+func Tiny(o PackOptions, volume int64) PackOptions {
+	o.VolumeSize = volume
+	o.limits = limits{segment: blockSize, pack: blockSize, layers: 5, reserve: 200 << 10, volume: 2 << 20, group: 6}
+	return o
+}
+
+// Layer is one layer of a volume's manifests.
+type Layer struct {
+	Type, Hex string
+	Size      int64
+}
+
+// Layers lists the layers of a volume in the order of index and manifests.
+func Layers(t testing.TB, dir string) (out []Layer) {
+	t.Helper()
+	type desc struct {
+		MediaType, Digest string
+		Size              int64
+	}
+	read := func(name string, v any) {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			err = json.Unmarshal(b, v)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var index struct{ Manifests []desc }
+	read(nameIndex, &index)
+	for _, m := range index.Manifests {
+		var man struct{ Layers []desc }
+		read(blobName(feed.Digest(m.Digest)), &man)
+		for _, l := range man.Layers {
+			out = append(out, Layer{l.MediaType, feed.Digest(l.Digest).Hex(), l.Size})
+		}
+	}
+	return out
+}
+
+// Before lets a test spoil the media between writing and reading back.
+func Before(o PackOptions, spoil func(dirs []string)) PackOptions {
+	o.written = spoil
+	return o
+}
+
+// MadeAs reports whether the outside remembers a bundle.
+func MadeAs(db *state.DB, number uint64) (found bool, err error) {
+	err = db.View(func(tx state.Tx) error { _, found, err = PackedAs(tx, number); return err })
+	return found, err
 }

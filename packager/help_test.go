@@ -240,3 +240,17 @@ func short(name string) string {
 	}
 	return name
 }
+
+// sessions takes one directory after the other, each in a session of its own.
+func (w *world) sessions(dirs ...string) (last packager.Absorbed) {
+	w.t.Helper()
+	for _, d := range dirs {
+		got, damaged, err := w.take(d)
+		ok(w.t, err)
+		if len(damaged) != 0 {
+			w.t.Fatalf("%s: damaged %v", d, damaged)
+		}
+		last = got
+	}
+	return last
+}

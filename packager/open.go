@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -57,6 +59,8 @@ type Damage struct {
 	Volume int
 	File   string // on the medium
 	Reason string
+	// Repaired is damage that parity made harmless: what the file held is here.
+	Repaired bool
 }
 
 // How far signed times may lie apart (DESIGN §5).
@@ -121,27 +125,62 @@ func (b *Bundle) open(ctx context.Context, dirs []string, site int) error {
 	return b.checkStructure(ctx)
 }
 
-// openMedia opens the directories; the first decides which set is meant.
+// openMedia opens the directories. The newest set among them, by its own word,
+// is the one meant; volumes of others are left alone.
 func (b *Bundle) openMedia(dirs []string) error {
-	for _, dir := range dirs {
+	type found struct {
+		m   *medium
+		raw []byte
+	}
+	var all []found
+	best, newest := 0, int64(-1)
+	for _, dir := range volumesIn(dirs) {
 		m, err := openMedium(dir)
 		if err != nil {
 			return err
 		}
+		b.media = append(b.media, m) // so that it is closed
 		raw, err := m.read(nameSet, maxSet)
-		if err == nil && b.setRaw != nil && !bytes.Equal(raw, b.setRaw) {
-			b.other = append(b.other, dir)
-			m.close()
-			continue
-		}
-		b.media = append(b.media, m)
 		if err != nil {
 			return err
 		}
-		b.setRaw = raw
+		if s, err := parseSet(raw); err == nil && s.Version > newest {
+			best, newest = len(all), s.Version
+		}
+		all = append(all, found{m, raw})
+	}
+	b.media, b.setRaw = nil, all[best].raw
+	for _, f := range all {
+		if bytes.Equal(f.raw, b.setRaw) {
+			b.media = append(b.media, f.m)
+			continue
+		}
+		b.other = append(b.other, f.m.dir)
+		f.m.close()
 	}
 	b.id = feed.DigestOf(b.setRaw)
 	return nil
+}
+
+// volumesIn replaces a directory that holds volumes by these.
+func volumesIn(dirs []string) []string {
+	var out []string
+	for _, dir := range dirs {
+		var found []string
+		if _, err := os.Lstat(filepath.Join(dir, nameSet)); err != nil {
+			ents, _ := os.ReadDir(dir)
+			for _, e := range ents {
+				if e.IsDir() && inVolume.MatchString(e.Name()) {
+					found = append(found, filepath.Join(dir, e.Name()))
+				}
+			}
+		}
+		if len(found) == 0 {
+			found = []string{dir}
+		}
+		out = append(out, found...)
+	}
+	return out
 }
 
 // load reads one metadata file. Every medium's copy must be the first one's.
@@ -295,7 +334,15 @@ func (b *Bundle) readTables() error {
 	if b.orders, err = readOrders(bytes.NewReader(b.ordersRaw), b.set.Orders.Lines); err != nil {
 		return unreadable(nameOrders, err)
 	}
-	for _, m := range b.media { // copies on every medium
+	if err := b.checkTables(); err != nil {
+		return err
+	}
+	return b.checkOrders()
+}
+
+// checkTables compares the copies on every medium with what was signed.
+func (b *Bundle) checkTables() error {
+	for _, m := range b.media {
 		for name, ref := range map[string]Ref{nameFeeds: b.set.Feeds, nameVolumes: b.set.Volumes, nameBlobs: b.set.Blobs, nameBlocks: b.set.Blocks, nameOrders: b.set.Orders} {
 			f, err := m.table(name, ref)
 			if err != nil {
@@ -304,7 +351,7 @@ func (b *Bundle) readTables() error {
 			f.Close()
 		}
 	}
-	return b.checkOrders()
+	return nil
 }
 
 // checkOrders refuses orders that the bundle key alone may not give, and a

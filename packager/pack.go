@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -17,6 +21,7 @@ import (
 
 	"github.com/hashike/hashike/internal/cas"
 	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/fec"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
 )
@@ -29,13 +34,19 @@ type Carry struct {
 
 // PackOptions says what to pack and where.
 type PackOptions struct {
-	Data         state.Dir
-	DB           *state.DB // of an outside
-	Store        *cas.Store
-	Feeds        []Carry
-	Sites        []int   // who may import it
-	Base         *Packed // what the inside holds; nil is a complete bundle
-	To           string  // the medium's directory: empty, or an older bundle of ours
+	Data  state.Dir
+	DB    *state.DB // of an outside
+	Store *cas.Store
+	Feeds []Carry
+	Sites []int   // who may import it
+	Base  *Packed // what the inside holds; nil is a complete bundle
+	To    string  // the medium's directory: empty, or an older bundle of ours
+	// VolumeSize splits the bundle: volumes of at most so many bytes in
+	// To/volume-1, To/volume-2, …; with More, or WholeMedium, To and each of
+	// More are media of their own. 0 without More is one volume in To.
+	VolumeSize   int64
+	More         []string
+	Parity       int // per cent; 0 is none
 	Orders       []feed.Order
 	Now          time.Time
 	NewestSigned time.Time     // the newest vendor-signed time this outside holds; zero is none
@@ -44,21 +55,18 @@ type PackOptions struct {
 	Who          string
 	Progress     func(Progress) // may be nil
 
-	limits limits // zero: the format's
-}
-
-// limits of one container and one manifest; tests make them small.
-type limits struct {
-	segment int64
-	layers  int
+	limits  limits              // zero: the format's
+	written func(dirs []string) // tests: what becomes of the media before they are read back
 }
 
 // Report is what Pack wrote.
 type Report struct {
 	Packed
-	Volumes    int
-	Files      int64 // containers
-	Blobs      int64 // carried
+	Volumes int
+	Cover
+	Dirs       []string // of the volumes
+	Files      int64    // containers
+	Blobs      int64    // carried
 	BlobBytes  int64
 	Known      int64 // artifacts left out because the base has them
 	RootEnds   time.Time
@@ -103,35 +111,102 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	if err := clearMedium(o.To); err != nil {
+	if err := o.fits(p); err != nil {
 		return Report{}, err
 	}
-	if err := o.fits(p.bytes); err != nil {
-		return Report{}, err
+	for _, dir := range o.media() {
+		if err := clearMedium(dir); err != nil {
+			return Report{}, err
+		}
 	}
 	c, err := reserve(o.DB, o.Now)
 	if err != nil {
 		return Report{}, err
 	}
-	v, err := newVolume(ctx, o, p, c.Number)
+	w, err := newWriter(ctx, o, p, c.Number)
+	defer w.close()
+	if err != nil {
+		return Report{}, w.full(err)
+	}
+	set, err := w.run(key, chain, c)
 	if err != nil {
 		return Report{}, err
 	}
-	defer v.close()
-	if err := v.payload(); err != nil {
-		return Report{}, err
-	}
-	set, err := v.sign(key, chain, c)
-	if err != nil {
-		return Report{}, err
+	if o.written != nil {
+		o.written(w.dirs())
 	}
 	began := time.Now()
-	if err := readBack(ctx, o, v, set); err != nil {
-		return Report{}, err
+	if err := readBack(ctx, o, w.dirs(), set); err != nil {
+		return Report{}, notWritten(w.dirs(), err)
 	}
-	r := v.report(set, c)
+	r := w.report(set, c)
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))
 	return r, o.remember(r.Packed)
+}
+
+// run writes everything.
+func (w *writer) run(key signature.Signer, chain [][]byte, c counter) (Set, error) {
+	if err := w.payload(); err != nil {
+		return Set{}, err
+	}
+	if _, err := w.stream.Close(); err != nil {
+		return Set{}, w.full(err)
+	}
+	if err := w.table.Close(); err != nil {
+		return Set{}, w.full(err)
+	}
+	if err := w.parity(); err != nil {
+		return Set{}, w.full(err)
+	}
+	return w.sign(key, chain, c)
+}
+
+// notWritten is the fault of a medium that does not give back what was
+// written: a stick that claims more than it holds, a copy cut short.
+func notWritten(dirs []string, err error) error {
+	if !errors.Is(err, feed.ErrDamaged) {
+		return err
+	}
+	for _, dir := range dirs { // nobody shall carry it
+		err = errors.Join(err, durable.Remove(filepath.Join(dir, nameIndex)))
+	}
+	return feed.NewFault(err, "H-805", "medium", strings.Join(dirs, ", "))
+}
+
+// Estimate is what a bundle would be, before one is made.
+type Estimate struct {
+	Volumes   int
+	Bytes     int64   // on all volumes, tables included
+	PerVolume []int64 // the same by volume
+	Blobs     int64
+	BlobBytes int64
+	Known     int64 // artifacts left out because the base has them
+	Inside    int64 // space an inside needs that holds the base
+	Cover
+}
+
+// Minutes is about how long writing and reading back take at a rate of bytes per second.
+func (e Estimate) Minutes(rate int64) int64 {
+	return (2*e.Bytes/max(rate, 1) + 59) / 60
+}
+
+// Preflight says what Pack would do. It writes nothing and takes no number;
+// its errors are those of Pack that are known beforehand, H-801 among them.
+func Preflight(ctx context.Context, o PackOptions) (Estimate, error) {
+	if err := o.check(); err != nil {
+		return Estimate{}, err
+	}
+	p, err := o.plan(ctx)
+	if err != nil {
+		return Estimate{}, err
+	}
+	e := Estimate{Volumes: p.layout.volumes(), Blobs: p.packed.Blobs, BlobBytes: p.packed.BlobBytes, Known: p.packed.Known, Cover: p.cover(o.limits)}
+	for _, n := range p.layout.need {
+		e.PerVolume = append(e.PerVolume, n+p.tables)
+		e.Bytes += n + p.tables
+	}
+	e.Inside = sumOfSizes(p.sizes) + p.packed.Blobs*4096 + spare
+	return e, o.fits(p)
 }
 
 // remember records a finished bundle: it may become a base.
@@ -155,9 +230,6 @@ func (o *PackOptions) check() error {
 		return feed.NewFault(fmt.Errorf("packing: %w", feed.ErrWrongSide), "H-201", "side", side)
 	}
 	o.Now = o.Now.UTC().Truncate(time.Second)
-	if o.limits == (limits{}) {
-		o.limits = limits{segmentSize, maxLayers}
-	}
 	if o.Validity == 0 {
 		o.Validity = DefaultValidity
 	}
@@ -169,6 +241,8 @@ func (o *PackOptions) check() error {
 		return fmt.Errorf("validity of %s is not 7 to 400 days: %w", o.Validity, feed.ErrConfig)
 	case len(o.Sites) == 0 || len(o.Sites) > maxSites || o.Sites[0] < 1 || o.Sites[len(o.Sites)-1] > maxSite:
 		return fmt.Errorf("sites %v: %w", o.Sites, feed.ErrConfig)
+	case o.Parity < 0 || o.Parity > fec.MaxPercent:
+		return fmt.Errorf("parity of %d per cent is not 0 to %d: %w", o.Parity, fec.MaxPercent, feed.ErrConfig)
 	case len(o.Feeds) == 0:
 		return fmt.Errorf("nothing fetched yet, there is nothing to pack: %w", feed.ErrConfig)
 	}
@@ -228,20 +302,75 @@ func signer(data state.Dir, now time.Time) (signature.Signer, [][]byte, time.Tim
 
 // plan is what will be written, known before the first byte is.
 type plan struct {
-	bytes     int64
 	threshold int64 // smaller blobs go into packs
 	base      map[sum]struct{}
+	only      map[sum]struct{} // nil is every blob
+	sizes     []int64          // of the containers
+	room      []int64          // of the volumes, tables left out; nil is one without a limit
+	tables    int64            // what every volume holds besides containers
+	layout    *layout
+	packed    Report // of the dry run
 }
 
-// maxSingles keeps a directory within what FAT allows (crossing.md §4.1).
-const maxSingles = 8000
+// payload is the length of all containers, parity included.
+func (p *plan) payload() int64 { return sumOfSizes(p.layout.need) }
 
-// plan counts what is new against the base and sets the pack threshold.
-func (o *PackOptions) plan(ctx context.Context) (plan, error) {
-	p := plan{threshold: smallest, base: map[sum]struct{}{}}
+// maxSingles keeps a directory within what FAT allows (crossing.md §4.1).
+const maxSingles = 7000
+
+// plan counts what is new against the base, sets the pack threshold and
+// decides which container goes where.
+func (o *PackOptions) plan(ctx context.Context) (*plan, error) {
+	p := &plan{threshold: smallest, base: map[sum]struct{}{}}
+	var err error
+	if p.room, err = o.room(); err != nil {
+		return p, err
+	}
+	if p.room != nil {
+		o.limits.defaults(slices.Min(p.room))
+	} else {
+		o.limits.defaults(0)
+	}
 	if err := o.loadBase(p.base); err != nil {
 		return p, err
 	}
+	if err := o.classify(ctx, p); err != nil {
+		return p, err
+	}
+	dry, err := dryRun(ctx, *o, p)
+	if err != nil {
+		return p, err
+	}
+	p.sizes, p.packed = dry.sizes, dry.packed
+	if err := o.setTables(p); err != nil {
+		return p, err
+	}
+	p.layout, err = arrange(p.sizes, p.room, o.Parity, o.limits)
+	return p, err
+}
+
+// setTables estimates, from above, what every volume holds besides containers.
+func (o *PackOptions) setTables(p *plan) error {
+	orders, err := ordersBytes(o.Orders)
+	if err != nil {
+		return err
+	}
+	blocks := blocksOf(sumOfSizes(p.sizes))
+	p.tables = 1<<20 + int64(len(orders)) + p.packed.Blobs*64 + int64(len(p.sizes))*512 + blocks*blockSum*int64(100+o.Parity)/100
+	if o.limits.reserve != 0 {
+		p.tables = o.limits.reserve
+	}
+	for i := range p.room {
+		if p.room[i] -= p.tables; p.room[i] < o.limits.volume/2 {
+			return feed.NewFault(fmt.Errorf("%s: a volume must hold at least %d bytes: %w", o.dir(i+1), o.limits.volume/2+p.tables, feed.ErrConfig), "H-801",
+				"number", "", "need", strconv.FormatInt(o.limits.volume/2+p.tables, 10), "free", strconv.FormatInt(p.room[i]+p.tables, 10))
+		}
+	}
+	return nil
+}
+
+// classify sets the pack threshold.
+func (o *PackOptions) classify(ctx context.Context, p *plan) error {
 	seen := map[sum]struct{}{}
 	var classes [64]int64 // blobs by power of two
 	for _, c := range o.Feeds {
@@ -250,7 +379,7 @@ func (o *PackOptions) plan(ctx context.Context) (plan, error) {
 				err = ctx.Err()
 			}
 			if err != nil {
-				return p, err
+				return err
 			}
 			s := sumOf(a.Digest)
 			if _, ok := p.base[s]; ok {
@@ -260,18 +389,17 @@ func (o *PackOptions) plan(ctx context.Context) (plan, error) {
 				continue
 			}
 			seen[s] = struct{}{}
-			p.bytes += a.Size + 1024 // tar header and padding, or a directory entry
 			classes[bits(a.Size)]++
 		}
 	}
 	singles := int64(0)
 	for k := len(classes) - 1; k >= bits(smallest); k-- {
-		if singles += classes[k]; singles > maxSingles && 1<<k < packTarget {
+		if singles += classes[k]; singles > maxSingles && 1<<k < o.limits.pack {
 			p.threshold = 1 << k
 			break
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // bits is the exponent k with 2^(k-1) ≤ n < 2^k … rounded so that class k holds n < 2^k.
@@ -307,51 +435,74 @@ func (o *PackOptions) loadBase(into map[sum]struct{}) error {
 	return nil
 }
 
-func (o *PackOptions) fits(need int64) error {
-	for _, c := range o.Feeds {
-		for _, path := range []string{o.Store.SnapshotPath(c.Snapshot.Header().Feed, c.Snapshot.Header().Serial), c.Evidence} {
-			if st, err := os.Stat(path); err == nil {
-				need += st.Size()
-			}
+// fits compares what will be written with the free space, before anything is
+// touched.
+func (o *PackOptions) fits(p *plan) error {
+	need := map[string]int64{}
+	for v, n := range p.layout.need {
+		dir := o.dir(v + 1)
+		if o.split() {
+			dir = o.To
+		}
+		need[dir] += n + p.tables + p.tables/2
+	}
+	for _, dir := range slices.Sorted(maps.Keys(need)) {
+		free, err := freeIfCleared(dir)
+		if err != nil {
+			return err
+		}
+		if free < need[dir] {
+			return feed.NewFault(fmt.Errorf("%s: the bundle needs %d bytes, %d are free", dir, need[dir], free), "H-801",
+				"number", "", "need", strconv.FormatInt(need[dir], 10), "free", strconv.FormatInt(free, 10))
 		}
 	}
-	need += need/1000 + 4<<20 // tables, manifests, metadata
-	free, err := durable.Free(o.To)
-	if err != nil {
-		return err
-	}
-	if free < need {
-		return feed.NewFault(fmt.Errorf("%s: the bundle needs %d bytes, %d are free", o.To, need, free), "H-801",
-			"number", "", "need", strconv.FormatInt(need, 10), "free", strconv.FormatInt(free, 10))
-	}
 	return nil
+}
+
+// found is one file or directory of an older bundle.
+type found struct {
+	name string
+	size int64
+}
+
+// oursIn lists an older bundle of ours in dir, whole or in part, in one volume
+// or several. A file that is not ours is an error.
+func oursIn(dir string) (files []found, dirs []string, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, nil, err
+	}
+	err = list(os.DirFS(dir), func(name string, d fs.DirEntry) error {
+		if !ours.MatchString(inVolume.ReplaceAllString(name, "")) || d.Type()&^fs.ModeDir != 0 {
+			return fmt.Errorf("%s holds %s, which is not part of a bundle: empty the medium or name another directory: %w", dir, name, feed.ErrConfig)
+		}
+		if d.IsDir() {
+			dirs = append(dirs, name)
+			return nil
+		}
+		st, err := d.Info()
+		if err == nil {
+			files = append(files, found{name, st.Size()})
+		}
+		return err
+	})
+	return files, dirs, err
 }
 
 // clearMedium makes dir empty if all it holds is an older bundle of ours (or
 // part of one); a file that is not ours is an error, and nothing is removed.
 func clearMedium(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	var files, dirs []string
-	err := list(os.DirFS(dir), func(name string, d fs.DirEntry) error {
-		if !ours.MatchString(name) || d.Type()&^fs.ModeDir != 0 {
-			return fmt.Errorf("%s holds %s, which is not part of a bundle: empty the medium or name another directory: %w", dir, name, feed.ErrConfig)
-		}
-		if d.IsDir() {
-			dirs = append(dirs, name)
-		} else {
-			files = append(files, name)
-		}
-		return nil
-	})
+	files, dirs, err := oursIn(dir)
 	if err != nil {
 		return err
 	}
 	// What makes it a bundle goes first: half an old one is none.
-	slices.SortStableFunc(files, func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(files, func(a, b found) int { return cmp.Compare(rank(a.name), rank(b.name)) })
 	slices.Reverse(dirs)
-	for _, name := range slices.Concat(files, dirs) {
+	var names []string
+	for _, f := range files {
+		names = append(names, f.name)
+	}
+	for _, name := range slices.Concat(names, dirs) {
 		if err := durable.Remove(filepath.Join(dir, filepath.FromSlash(name))); err != nil {
 			return err
 		}
@@ -360,7 +511,7 @@ func clearMedium(dir string) error {
 }
 
 func rank(name string) int {
-	return map[string]int{nameIndex: -2, nameSet: -1}[name]
+	return map[string]int{nameIndex: -2, nameSet: -1}[path.Base(name)]
 }
 
 func ordersBytes(orders []feed.Order) ([]byte, error) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/hashike/hashike/internal/feed"
 )
@@ -14,13 +13,15 @@ import (
 // readBack reads every byte of the medium again, past the page cache where the
 // system allows it, as an inside would: signatures, tables, structure, every
 // container and the block table.
-func readBack(ctx context.Context, o PackOptions, v *volume, want Set) error {
+func readBack(ctx context.Context, o PackOptions, dirs []string, want Set) error {
 	chain, err := roots(o.Data.Trust())
 	if err != nil {
 		return err
 	}
-	forget(o.To)
-	b, err := openForReadBack(o.To, chain, want)
+	for _, dir := range dirs {
+		forget(dir)
+	}
+	b, err := openForReadBack(dirs, chain, want)
 	if err != nil {
 		return err
 	}
@@ -35,28 +36,31 @@ func readBack(ctx context.Context, o PackOptions, v *volume, want Set) error {
 }
 
 // openForReadBack judges the medium with nothing accepted before.
-func openForReadBack(dir string, chain [][]byte, want Set) (*Bundle, error) {
+func openForReadBack(dirs []string, chain [][]byte, want Set) (*Bundle, error) {
 	raw, id, err := want.encode()
 	if err != nil {
 		return nil, err
 	}
-	m, err := openMedium(dir)
-	if err != nil {
-		return nil, err
-	}
-	b := &Bundle{media: []*medium{m}, set: want, setRaw: raw, id: id, present: map[int]*medium{}}
+	b := &Bundle{set: want, setRaw: raw, id: id, present: map[int]*medium{}}
 	fail := func(err error) (*Bundle, error) { b.Close(); return nil, err }
-	got, err := m.read(nameSet, maxSet)
-	if err == nil && !bytes.Equal(got, raw) {
-		err = unreadable(nameSet, errors.New("is not what was written"))
-	}
-	if err != nil {
-		return fail(err)
+	for _, dir := range dirs {
+		m, err := openMedium(dir)
+		if err != nil {
+			return fail(err)
+		}
+		b.media = append(b.media, m)
+		got, err := m.read(nameSet, maxSet)
+		if err == nil && !bytes.Equal(got, raw) {
+			err = unreadable(nameSet, errors.New("is not what was written"))
+		}
+		if err != nil {
+			return fail(err)
+		}
 	}
 	if b.judged, err = judge(trusted{roots: chain}, b.load); err != nil {
 		return fail(err)
 	}
-	f, err := m.table(nameVolumes, want.Volumes)
+	f, err := b.media[0].table(nameVolumes, want.Volumes)
 	if err != nil {
 		return fail(err)
 	}
@@ -64,26 +68,23 @@ func openForReadBack(dir string, chain [][]byte, want Set) (*Bundle, error) {
 	if b.volumes, err = readVolumes(f, want.Volumes.Lines); err != nil {
 		return fail(err)
 	}
-	for name, ref := range map[string]Ref{nameFeeds: want.Feeds, nameBlobs: want.Blobs, nameOrders: want.Orders} {
-		t, err := m.table(name, ref)
-		if err != nil {
-			return fail(err)
-		}
-		t.Close()
+	if err := b.checkTables(); err != nil {
+		return fail(err)
 	}
 	return b, nil
 }
 
 // rehash compares every container and every block of the stream.
 func (b *Bundle) rehash(ctx context.Context, o PackOptions) error {
-	m := b.media[0]
-	table, err := m.table(nameBlocks, b.set.Blocks)
+	table, err := b.media[0].table(nameBlocks, b.set.Blocks)
 	if err != nil {
 		return err
 	}
 	defer table.Close()
-	stream := newBlockHasher(&matcher{r: table})
-	f, err := m.table(nameBlobs, b.set.Blobs)
+	data := blocksOf(b.set.Bytes) * blockSum
+	stream := newBlockHasher(&matcher{r: io.NewSectionReader(table, 0, data)})
+	parity := newBlockHasher(&matcher{r: io.NewSectionReader(table, data, b.set.Blocks.Size-data)})
+	f, err := b.media[0].table(nameBlobs, b.set.Blobs)
 	if err != nil {
 		return err
 	}
@@ -96,22 +97,42 @@ func (b *Bundle) rehash(ctx context.Context, o PackOptions) error {
 		if err != nil {
 			return err
 		}
-		if err := m.compare(c, stream); err != nil {
+		m, to := b.present[c.Volume], stream
+		if m == nil {
+			return unreadable(nameVolumes, fmt.Errorf("volume %d was written, but cannot be found", c.Volume))
+		}
+		if c.Type == typeParity {
+			to = parity
+		}
+		if err := m.compare(c, to); err != nil {
 			return err
 		}
 		done += c.Size
 		if o.Progress != nil {
-			o.Progress(Progress{Stage: "read-back", Name: blobName(c.Digest), Done: done, Total: b.set.Bytes})
+			o.Progress(Progress{Stage: "read-back", Name: blobName(c.Digest), Done: done, Total: b.total()})
 		}
 	}
 	n, err := stream.Close()
 	if err == nil && n != b.set.Bytes {
 		err = fmt.Errorf("stream of %d bytes, signed were %d: %w", n, b.set.Bytes, feed.ErrDamaged)
 	}
+	if err == nil {
+		if n, err = parity.Close(); err == nil && n != b.set.geometry().ParityBlocks()*blockSize {
+			err = fmt.Errorf("parity of %d bytes: %w", n, feed.ErrDamaged)
+		}
+	}
 	if err != nil {
 		return unreadable(nameBlocks, err)
 	}
 	return nil
+}
+
+// total is the length of all containers.
+func (b *Bundle) total() (n int64) {
+	for _, v := range b.volumes {
+		n += v.Bytes
+	}
+	return n
 }
 
 // compare reads one container into the stream and holds it against its digest.
@@ -132,7 +153,7 @@ func (m *medium) compare(c *Container, stream io.Writer) error {
 
 // matcher is a writer that wants to be told exactly what r holds.
 type matcher struct {
-	r   *os.File
+	r   io.Reader
 	buf [blockSum]byte
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashike/hashike/internal/fec"
 	"github.com/hashike/hashike/internal/feed"
 )
 
@@ -50,6 +51,24 @@ type Set struct {
 	Volumes Ref       `json:"volumes"`
 	Blocks  Ref       `json:"blocks"`
 	Orders  Ref       `json:"orders"`
+	Parity  *Parity   `json:"parity,omitempty"`
+	Repairs *BaseRef  `json:"repairs,omitempty"` // a repair bundle: whose need list it answers
+}
+
+// Parity is the geometry of the set's parity (package fec).
+type Parity struct {
+	Groups int64 `json:"groups"`
+	Data   int64 `json:"data"`   // blocks of the fullest group
+	Parity int64 `json:"parity"` // blocks of every group
+}
+
+// geometry of the set's stream; without groups if it has no parity.
+func (s *Set) geometry() fec.Geometry {
+	g := fec.Geometry{Blocks: blocksOf(s.Bytes)}
+	if s.Parity != nil {
+		g.Groups, g.Data, g.Parity = s.Parity.Groups, s.Parity.Data, s.Parity.Parity
+	}
+	return g
 }
 
 const setFormat = "hashike-set"
@@ -103,7 +122,11 @@ func (s *Set) check() error {
 		return fmt.Errorf("created %s, expires %s", s.Created, s.Expires)
 	case s.Base != nil && (s.Base.Number == 0 || s.Base.Number >= s.Number || s.Base.Set == ""):
 		return fmt.Errorf("base %d of number %d", s.Base.Number, s.Number)
-	case s.Bytes < 0 || s.Blocks.Lines != blocksOf(s.Bytes) || s.Blocks.Size != s.Blocks.Lines*blockSum:
+	case s.Repairs != nil && (s.Repairs.Number == 0 || s.Repairs.Number >= s.Number || s.Repairs.Set == ""):
+		return fmt.Errorf("repair of %d in number %d", s.Repairs.Number, s.Number)
+	case s.Bytes < 0 || s.Bytes > maxRaw*1024 || s.geometry().Check() != nil || s.Parity != nil && s.Parity.Groups == 0:
+		return fmt.Errorf("stream of %d bytes with parity %v", s.Bytes, s.Parity)
+	case s.Blocks.Lines != blocksOf(s.Bytes)+s.geometry().ParityBlocks() || s.Blocks.Size != s.Blocks.Lines*blockSum:
 		return fmt.Errorf("stream of %d bytes with %d blocks", s.Bytes, s.Blocks.Lines)
 	}
 	for _, t := range []struct {

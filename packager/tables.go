@@ -56,6 +56,7 @@ const (
 	typeFile     = "file"     // one blob, byte for byte
 	typeSegment  = "segment"  // at most 1 GiB of one blob
 	typePack     = "pack"     // ustar of small blobs
+	typeParity   = "parity"   // blocks of the parity stream; not in the set's stream
 )
 
 // Container is one payload file of a volume: one line of the blob map, and for
@@ -101,6 +102,8 @@ func (c *Container) check(volumes int) error {
 		ok = ok && c.Size <= segmentSize
 	case typeSegment:
 		ok = ok && c.Size > 0 && c.Size <= segmentSize && c.Of != "" && c.At >= 0 && c.All > 0 && c.At <= c.All-c.Size
+	case typeParity:
+		ok = ok && c.Size > 0 && c.Size <= segmentSize && c.Size%blockSize == 0
 	case typePack:
 		ok = ok && c.Size <= maxPack && c.Count >= 1 && c.Count <= maxMembers
 	default:

@@ -109,19 +109,40 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 	fmt.Fprintln(out, "  "+s.cat.T("import.words", setWords(r.ID)))
 	for _, f := range r.Feeds {
 		fmt.Fprintln(out, "  "+s.cat.T("import."+string(f.Outcome), f.Feed, f.Serial))
+		if f.Outcome == mirror.FeedIncomplete && len(r.Needed) > 0 {
+			continue // its files are on the volumes named below
+		}
 		for i, name := range f.Names {
 			if i == maxShown {
 				break
 			}
 			fmt.Fprintln(out, "    "+s.cat.T("import.missing", name))
 		}
-		if f.Missing > maxShown {
+		if f.Missing > maxShown && len(f.Names) > 0 {
 			fmt.Fprintln(out, "    "+s.cat.T("import.more", f.Missing-maxShown))
 		}
 		if f.Config != "" {
 			fmt.Fprintln(out, s.cat.T("import.paste", s.cfg.Path))
 			fmt.Fprintln(out, f.Config)
 		}
+	}
+	if r.Blocks > 0 {
+		fmt.Fprintln(out, s.cat.T("import.repaired", r.Blocks))
+	}
+	for _, d := range r.Damaged {
+		if d.Repaired {
+			fmt.Fprintln(out, "  "+s.cat.T("import.worn", d.Volume, d.File))
+		}
+	}
+	for _, dir := range r.Other {
+		fmt.Fprintln(out, "  "+s.cat.T("import.other", dir))
+	}
+	if len(r.Needed) > 0 {
+		var names []string
+		for _, n := range r.Needed {
+			names = append(names, s.cat.T("volume.of", n, r.Of))
+		}
+		fmt.Fprintln(out, s.cat.T("import.needed", strings.Join(names, s.cat.T("list.comma"))))
 	}
 	for _, name := range r.Foreign {
 		fmt.Fprintln(out, "  "+s.cat.T("import.foreign", name))

@@ -6,6 +6,8 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,12 +22,16 @@ import (
 func (a *app) packCommand() *cobra.Command {
 	var o packOptions
 	c := &cobra.Command{Use: "pack --to DIR", Short: a.cat.T("cmd.pack"), RunE: func(c *cobra.Command, _ []string) error {
-		if o.to == "" {
+		if len(o.to) == 0 {
 			return usageError{fmt.Errorf("--to: %s", a.cat.T("flag.to"))}
 		}
 		return a.with("pack", outside, func(s *station) error { return s.pack(c.Context(), o, a.out) })
 	}}
-	c.Flags().StringVar(&o.to, "to", "", a.cat.T("flag.to"))
+	c.Flags().StringArrayVar(&o.to, "to", nil, a.cat.T("flag.to"))
+	c.Flags().StringVar(&o.size, "volume-size", "", a.cat.T("flag.volume"))
+	c.Flags().IntVar(&o.parity, "parity", defaultParity, a.cat.T("flag.parity"))
+	c.Flags().BoolVar(&o.dry, "dry-run", false, a.cat.T("flag.packdry"))
+	c.Flags().IntVar(&o.rate, "rate", defaultRate, a.cat.T("flag.rate"))
 	c.Flags().BoolVar(&o.full, "full", false, a.cat.T("flag.full"))
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
@@ -34,23 +40,28 @@ func (a *app) packCommand() *cobra.Command {
 }
 
 type packOptions struct {
-	to    string
-	full  bool
-	base  uint64 // a bundle number the inside is known to hold; 0 is the recorded base
-	site  int
-	clock string // why a clock long after every vendor's signature is right
+	to     []string
+	size   string // of a volume, as typed
+	parity int    // per cent
+	dry    bool
+	rate   int // megabytes per second
+	full   bool
+	base   uint64 // a bundle number the inside is known to hold; 0 is the recorded base
+	site   int
+	clock  string // why a clock long after every vendor's signature is right
 }
 
 // pack writes one bundle of everything accepted on this outside.
 func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error {
-	to, err := filepath.Abs(o.to)
+	to, err := directories(o.to)
 	if err != nil {
 		return err
 	}
-	if err := durable.Mkdir(to); err != nil {
-		return err
+	size, err := volumeSize(o.size)
+	if err != nil {
+		return usageError{fmt.Errorf("--volume-size %s: %s", o.size, s.cat.T("flag.volume"))}
 	}
-	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to, Now: s.clock(), Who: who(), ClockChecked: o.clock,
+	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: who(), ClockChecked: o.clock,
 		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
 	if p.Feeds, p.NewestSigned, err = s.carries(); err != nil {
 		return err
@@ -69,6 +80,9 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if err != nil {
 		return err
 	}
+	if o.dry {
+		return s.estimate(ctx, p, o, out)
+	}
 	bar := s.progress()
 	p.Progress = func(e packager.Progress) { bar.step(s.cat.T("stage."+e.Stage), e.Done, e.Total) }
 	r, err := packager.Pack(ctx, p)
@@ -77,7 +91,14 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		return err
 	}
 	lang := s.cat.Language()
-	fmt.Fprintln(out, s.cat.T("pack.done", r.Number, to, r.Blobs, bytesText(r.BlobBytes), r.Known))
+	fmt.Fprintln(out, s.cat.T("pack.done", r.Number, strings.Join(to, s.cat.T("list.comma")), r.Blobs, bytesText(r.BlobBytes), r.Known))
+	if r.Volumes > 1 {
+		fmt.Fprintln(out, s.cat.T("pack.volumes", r.Volumes))
+		for i, dir := range r.Dirs {
+			fmt.Fprintf(out, "  %s  %s\n", s.cat.T("volume.of", i+1, r.Volumes), dir)
+		}
+	}
+	s.printCover(r.Cover, r.Volumes, out)
 	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
 	sh, err := s.carrySheet(r, p.Feeds)
 	if err != nil {
@@ -90,6 +111,81 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, lang)))
 	}
 	return nil
+}
+
+const (
+	defaultParity = 10 // per cent
+	defaultRate   = 20 // megabytes per second: an ordinary USB stick, written and read
+)
+
+// estimate says what pack would do.
+func (s *station) estimate(ctx context.Context, p packager.PackOptions, o packOptions, out io.Writer) error {
+	e, err := packager.Preflight(ctx, p)
+	if e.Volumes > 0 {
+		fmt.Fprintln(out, s.cat.T("pack.dry", e.Volumes, bytesText(e.Bytes), e.Blobs, e.Known))
+		for i, n := range e.PerVolume {
+			fmt.Fprintf(out, "  %s  %s\n", s.cat.T("volume.of", i+1, e.Volumes), bytesText(n))
+		}
+		fmt.Fprintln(out, s.cat.T("pack.minutes", e.Minutes(int64(o.rate)*1e6), o.rate))
+		fmt.Fprintln(out, s.cat.T("pack.inside", bytesText(e.Inside)))
+		s.printCover(e.Cover, e.Volumes, out)
+	}
+	return err
+}
+
+// printCover says whether a volume may be lost.
+func (s *station) printCover(c packager.Cover, volumes int, out io.Writer) {
+	switch {
+	case volumes < 2:
+	case c.Covered:
+		fmt.Fprintln(out, s.cat.T("pack.covered", volumes))
+	case c.CoverPercent > 0:
+		fmt.Fprintln(out, s.cat.T("pack.cover", c.CoverVolumes, c.CoverPercent))
+	default:
+		fmt.Fprintln(out, s.cat.T("pack.uncovered"))
+	}
+}
+
+// directories makes the named directories, which may be mount points.
+func directories(names []string) ([]string, error) {
+	var out []string
+	for _, name := range names {
+		dir, err := filepath.Abs(name)
+		if err == nil {
+			err = durable.Mkdir(dir)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, dir)
+	}
+	return out, nil
+}
+
+// volumeSize reads the size of a volume: a kind of medium, or a number with a
+// unit. Optical sizes leave what a file system takes (crossing.md §4.1).
+func volumeSize(text string) (int64, error) {
+	switch strings.ToLower(text) {
+	case "":
+		return 0, nil
+	case "usb":
+		return packager.WholeMedium, nil
+	case "fat32":
+		return 32_000 << 20, nil // the largest that Windows formats; files stay below 4 GiB anyway
+	case "dvd":
+		return 4480 << 20, nil
+	case "bd25":
+		return 23_000 << 20, nil
+	}
+	for unit, n := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "MB": 1e6, "GB": 1e9, "TB": 1e12} {
+		if digits, ok := strings.CutSuffix(text, unit); ok {
+			v, err := strconv.ParseInt(digits, 10, 32)
+			if err == nil && v > 0 && v <= 2e12/n && v*n >= 100e6 && v*n <= 1100e9 {
+				return v * n, nil
+			}
+		}
+	}
+	return 0, strconv.ErrSyntax
 }
 
 // base is what the next bundle is computed from: the bundle named, else the
