@@ -44,9 +44,12 @@ type PackOptions struct {
 	// VolumeSize splits the bundle: volumes of at most so many bytes in
 	// To/volume-1, To/volume-2, …; with More, or WholeMedium, To and each of
 	// More are media of their own. 0 without More is one volume in To.
-	VolumeSize   int64
-	More         []string
-	Parity       int // per cent; 0 is none
+	VolumeSize int64
+	More       []string
+	Parity     int // per cent; 0 is none
+	// Need makes a repair bundle: the state of the listed bundle, its blobs that
+	// the list names and no others. Feeds, Sites and Base are then ignored.
+	Need         *Need
 	Orders       []feed.Order
 	Now          time.Time
 	NewestSigned time.Time     // the newest vendor-signed time this outside holds; zero is none
@@ -55,8 +58,10 @@ type PackOptions struct {
 	Who          string
 	Progress     func(Progress) // may be nil
 
-	limits  limits              // zero: the format's
-	written func(dirs []string) // tests: what becomes of the media before they are read back
+	limits               limits // zero: the format's
+	repairs, repairsBase *BaseRef
+	only                 map[sum]struct{}    // of a repair bundle: what it carries
+	written              func(dirs []string) // tests: what becomes of the media before they are read back
 }
 
 // Report is what Pack wrote.
@@ -230,6 +235,11 @@ func (o *PackOptions) check() error {
 		return feed.NewFault(fmt.Errorf("packing: %w", feed.ErrWrongSide), "H-201", "side", side)
 	}
 	o.Now = o.Now.UTC().Truncate(time.Second)
+	if o.Need != nil {
+		if o.only, err = o.repair(); err != nil {
+			return err
+		}
+	}
 	if o.Validity == 0 {
 		o.Validity = DefaultValidity
 	}
@@ -321,7 +331,7 @@ const maxSingles = 7000
 // plan counts what is new against the base, sets the pack threshold and
 // decides which container goes where.
 func (o *PackOptions) plan(ctx context.Context) (*plan, error) {
-	p := &plan{threshold: smallest, base: map[sum]struct{}{}}
+	p := &plan{threshold: smallest, base: map[sum]struct{}{}, only: o.only}
 	var err error
 	if p.room, err = o.room(); err != nil {
 		return p, err

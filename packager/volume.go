@@ -91,6 +91,9 @@ func (w *writer) set(c counter, root int64) (Set, error) {
 	if w.o.Base != nil {
 		s.Base = &BaseRef{w.o.Base.Number, w.o.Base.Set}
 	}
+	if s.Repairs = w.o.repairs; s.Repairs != nil {
+		s.Base = w.o.repairsBase
+	}
 	if g := w.p.layout.geo; g.Groups > 0 {
 		s.Parity = &Parity{g.Groups, g.Data, g.Parity}
 	}

@@ -83,12 +83,55 @@ func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) 
 		Progress: func(p packager.Progress) { bar.step(s.cat.T("stage."+p.Stage), p.Done, p.Total) }}, dirs)
 	bar.done()
 	s.printImport(report, out)
+	if nerr := s.printNeed(report, out); nerr != nil {
+		s.app.report(nerr)
+	}
 	if err != nil { // pages show what went wrong; publishing refreshes them otherwise
 		if p, perr := s.publisher(); perr == nil {
 			err = errors.Join(err, p.WriteStatus())
 		}
 	}
 	return err
+}
+
+// printNeed shows what to bring if no volume that is still to come holds it.
+func (s *station) printNeed(r mirror.ImportReport, out io.Writer) error {
+	if r.Set.Number == 0 || r.Left == 0 && len(r.Feeds) > 0 && !slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) || len(r.Needed) > 0 {
+		return nil
+	}
+	n, err := packager.Lacking(s.db, s.store)
+	if err == nil && !n.Empty() {
+		fmt.Fprintln(out, s.cat.T("need.head", n.Number, n.Blobs))
+		fmt.Fprintln(out, "  "+n.String())
+		fmt.Fprintln(out, s.cat.T("need.how"))
+	}
+	return err
+}
+
+// needCommand shows the need list again, and writes it to a file if asked.
+func (a *app) needCommand() *cobra.Command {
+	var file string
+	c := &cobra.Command{Use: "need", Short: a.cat.T("cmd.need"), Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		return a.with("need", inside, func(s *station) error {
+			n, err := packager.Lacking(s.db, s.store)
+			if err != nil {
+				return err
+			}
+			if n.Empty() {
+				fmt.Fprintln(a.out, a.cat.T("need.none"))
+				return nil
+			}
+			fmt.Fprintln(a.out, a.cat.T("need.head", n.Number, n.Blobs))
+			fmt.Fprintln(a.out, "  "+n.String())
+			fmt.Fprintln(a.out, a.cat.T("need.how"))
+			if file != "" {
+				return os.WriteFile(file, []byte(n.String()+"\r\n"), 0o644)
+			}
+			return nil
+		})
+	}}
+	c.Flags().StringVar(&file, "file", "", a.cat.T("flag.needfile"))
+	return c
 }
 
 // maxShown is how many missing files a screen names; the report has them all.

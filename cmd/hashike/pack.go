@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -32,6 +33,7 @@ func (a *app) packCommand() *cobra.Command {
 	c.Flags().IntVar(&o.parity, "parity", defaultParity, a.cat.T("flag.parity"))
 	c.Flags().BoolVar(&o.dry, "dry-run", false, a.cat.T("flag.packdry"))
 	c.Flags().IntVar(&o.rate, "rate", defaultRate, a.cat.T("flag.rate"))
+	c.Flags().StringVar(&o.need, "need", "", a.cat.T("flag.need"))
 	c.Flags().BoolVar(&o.full, "full", false, a.cat.T("flag.full"))
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
@@ -44,7 +46,8 @@ type packOptions struct {
 	size   string // of a volume, as typed
 	parity int    // per cent
 	dry    bool
-	rate   int // megabytes per second
+	rate   int    // megabytes per second
+	need   string // a need list as typed, or the file that holds it
 	full   bool
 	base   uint64 // a bundle number the inside is known to hold; 0 is the recorded base
 	site   int
@@ -79,6 +82,13 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	})
 	if err != nil {
 		return err
+	}
+	if o.need != "" {
+		n, err := readNeed(o.need)
+		if err != nil {
+			return err
+		}
+		p.Need = &n
 	}
 	if o.dry {
 		return s.estimate(ctx, p, o, out)
@@ -144,6 +154,18 @@ func (s *station) printCover(c packager.Cover, volumes int, out io.Writer) {
 	default:
 		fmt.Fprintln(out, s.cat.T("pack.uncovered"))
 	}
+}
+
+// readNeed takes a need list from a file of that name, else as typed.
+func readNeed(text string) (packager.Need, error) {
+	if st, err := os.Stat(text); err == nil && st.Mode().IsRegular() && st.Size() < 4<<20 {
+		b, err := os.ReadFile(text)
+		if err != nil {
+			return packager.Need{}, err
+		}
+		text = string(b)
+	}
+	return packager.ParseNeed(text)
 }
 
 // directories makes the named directories, which may be mount points.
