@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command bench measures Hashike against a peer or a physical limit. It drives
 // the real command, one process per step, as an operator would; only imports
 // of the bound and the peers are its own. docs/benchmarks.md has results.
