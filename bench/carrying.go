@@ -49,34 +49,35 @@ func (w *world) importOnce() (cost, error) {
 // settle writes out what earlier work left in memory: it is not this run's.
 func settle(dir string) { exec.Command("sync", "-f", dir).Run() }
 
-// largeWorld has 20 files of 100 MiB, packed.
-func largeWorld(l *lab, dir string) (*world, []blob, func(), error) {
+// packedWorld has fetched and packed the files.
+func packedWorld(l *lab, dir string, files []blob) (*world, func(), error) {
 	u, err := newUpstream()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
+	fail := func(err error) (*world, func(), error) { u.close(); return nil, nil, err }
 	t := treeVendor{u}
-	files := blobs("pool", l.of(20), 100<<20)
 	if err := t.offer(files); err != nil {
-		return nil, nil, u.close, err
+		return fail(err)
 	}
 	w, err := newWorld(l, dir, t)
 	if err != nil {
-		return nil, nil, u.close, err
+		return fail(err)
 	}
 	for _, s := range w.steps()[:2] {
 		if _, err := w.run(s.side, "", s.args...); err != nil {
-			return nil, nil, u.close, err
+			return fail(err)
 		}
 	}
-	return w, files, u.close, nil
+	return w, u.close, nil
 }
 
 // large imports 2 GiB in large files, in turn with the bound.
 func large(l *lab) error {
 	dir, done := l.temp("large")
 	defer done()
-	w, files, end, err := largeWorld(l, dir)
+	files := blobs("pool", l.of(20), 100<<20)
+	w, end, err := packedWorld(l, dir, files)
 	if err != nil {
 		return err
 	}
@@ -223,15 +224,12 @@ func carry(l *lab) error {
 	}
 	dir, done := l.temp("carry")
 	defer done()
-	w, files, end, err := largeWorld(l, dir)
+	files := blobs("pool", l.of(20), 100<<20)
+	w, end, err := packedWorld(l, dir, files)
 	if err != nil {
 		return err
 	}
 	defer end()
-	refs, err := layoutRefs(w.path("media"))
-	if err != nil {
-		return err
-	}
 	var packs, imports, copies spread
 	for range l.runs {
 		if err := os.RemoveAll(w.path("media")); err != nil {
@@ -247,7 +245,8 @@ func carry(l *lab) error {
 			return err
 		}
 		imports = append(imports, c.seconds)
-		if refs, err = layoutRefs(w.path("media")); err != nil {
+		refs, err := layoutRefs(w.path("media"))
+		if err != nil {
 			return err
 		}
 		s, err := skopeo(w, refs)

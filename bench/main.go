@@ -41,7 +41,8 @@ type benchmark struct {
 func benchmarks() []benchmark {
 	return []benchmark{
 		{"large", "import of large files against the bound of read, SHA-256, write and fsync", large},
-		{"many", "100,000 artifacts: peak memory, a fetch with nothing new, start of serve, import of small files", many},
+		{"small", "import of small files: files per second, and against a raw loop", small},
+		{"many", "100,000 artifacts: peak memory, a fetch with nothing new, start of serve", many},
 		{"giant", "one artifact of 20 GB: peak memory and speed", giant},
 		{"publish", "failed requests while generations change under load", publish},
 		{"serve", "requests and bytes per second against http.FileServer and nginx", serve},
