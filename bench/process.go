@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -87,11 +88,12 @@ type server struct {
 
 func startServer(cmd *exec.Cmd) (*server, error) {
 	s := &server{cmd: cmd, out: new(bytes.Buffer)}
+	cmd.WaitDelay = 2 * time.Second // a grandchild may keep the output open
 	cmd.Stdout, cmd.Stderr = s.out, s.out
 	return s, cmd.Start()
 }
 
 func (s *server) stop() {
-	s.cmd.Process.Signal(os.Interrupt)
+	s.cmd.Process.Signal(syscall.SIGTERM)
 	s.cmd.Wait()
 }
