@@ -143,7 +143,8 @@ func ParseNeed(text string) (Need, error) {
 		return c
 	}, strings.ToUpper(width.Fold.String(text)))
 	b, err := crockford().DecodeString(clean)
-	if err != nil || len(b) < 1+1+2*needTag || len(b) > maxNeed || b[0] != needVersion {
+	// The last letter holds bits that mean nothing: they too must be as written.
+	if err != nil || crockford().EncodeToString(b) != clean || len(b) < 1+1+2*needTag || len(b) > maxNeed || b[0] != needVersion {
 		return Need{}, wrong
 	}
 	body, tail := b[:len(b)-needTag], b[len(b)-needTag:]
