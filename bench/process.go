@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -96,4 +98,25 @@ func startServer(cmd *exec.Cmd) (*server, error) {
 func (s *server) stop() {
 	s.cmd.Process.Signal(syscall.SIGTERM)
 	s.cmd.Wait()
+}
+
+// cpuSeconds is the processor time that a process and its children have used.
+func cpuSeconds(pid int) float64 {
+	ticks := 0.0
+	list, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, p := range list {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(b), ") ") // proc(5): after the name, state is field 3
+		f := strings.Fields(rest)
+		if len(f) < 13 || f[1] != strconv.Itoa(pid) && filepath.Base(filepath.Dir(p)) != strconv.Itoa(pid) {
+			continue
+		}
+		user, _ := strconv.ParseFloat(f[11], 64)
+		system, _ := strconv.ParseFloat(f[12], 64)
+		ticks += user + system
+	}
+	return ticks / 100 // USER_HZ
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -93,7 +94,7 @@ func serve(l *lab) error {
 		return err
 	}
 	defer ours.stop()
-	peers := []peer{{"Hashike", base, nil}}
+	peers := []peer{{"Hashike", base, ours}}
 	for _, start := range []func(string, string) (peer, error){startFileServer, startNginx} {
 		p, err := start(dir, plain)
 		if err != nil {
@@ -105,21 +106,24 @@ func serve(l *lab) error {
 		}
 		peers = append(peers, p)
 	}
-	l.head("file", "Hashike req/s", "Hashike MB/s", "http.FileServer req/s", "nginx req/s", "× http.FileServer", "× nginx")
+	l.head("file", "Hashike req/s", "Hashike MB/s", "http.FileServer req/s", "nginx req/s", "× http.FileServer", "× nginx", "CPU µs per request: Hashike, http.FileServer, nginx")
 	for _, f := range files {
-		got := make([]spread, len(peers))
+		got, cpu := make([]spread, len(peers)), make([]spread, len(peers))
 		for run := range l.runs {
 			for i := range peers {
 				i := (i + run) % len(peers) // no one always comes first
-				v, err := load(peers[i].base+"/"+feedName+"/"+f.path, l.seconds)
+				before := cpuSeconds(peers[i].s.cmd.Process.Pid)
+				v, n, err := load(peers[i].base+"/"+feedName+"/"+f.path, l.seconds)
 				if err != nil {
 					return fmt.Errorf("%s: %w", peers[i].name, err)
 				}
 				got[i] = append(got[i], v)
+				cpu[i] = append(cpu[i], (cpuSeconds(peers[i].s.cmd.Process.Pid)-before)*1e6/n)
 			}
 		}
 		l.row(size(f.size), got[0].text("%.0f"), fmt.Sprintf("%.0f", got[0].median()*float64(f.size)/1e6), got[1].text("%.0f"), got[2].text("%.0f"),
-			ratios(got[0], got[1]).text("%.2f"), ratios(got[0], got[2]).text("%.2f"))
+			ratios(got[0], got[1]).text("%.2f"), ratios(got[0], got[2]).text("%.2f"),
+			fmt.Sprintf("%.0f, %.0f, %.0f", cpu[0].median(), cpu[1].median(), cpu[2].median()))
 	}
 	return nil
 }
@@ -159,18 +163,23 @@ func startNginx(dir, plain string) (peer, error) {
 	return peer{"nginx", "http://" + addr, s}, err
 }
 
-var perSecond = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
+// A report of wrk.
+var (
+	perSecond = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
+	inAll     = regexp.MustCompile(`([0-9]+) requests in`)
+)
 
-// load is requests per second over 8 connections; any failed request is an error.
-func load(url string, seconds int) (float64, error) {
+// load is requests per second over 8 connections, and how many there were; any
+// failed request is an error.
+func load(url string, seconds int) (rate, n float64, err error) {
 	out, err := exec.Command("wrk", "-t1", "-c8", fmt.Sprintf("-d%ds", seconds), url).CombinedOutput()
-	if err != nil {
-		return 0, fmt.Errorf("wrk: %w\n%s", err, out)
+	r, all := perSecond.FindSubmatch(out), inAll.FindSubmatch(out)
+	if err != nil || r == nil || all == nil || bytes.Contains(out, []byte("Non-2xx")) || bytes.Contains(out, []byte("Socket errors")) {
+		return 0, 0, fmt.Errorf("wrk: %w\n%s", errors.Join(err, errors.New("failed requests")), out)
 	}
-	if m := perSecond.FindSubmatch(out); m != nil && !bytes.Contains(out, []byte("Non-2xx")) && !bytes.Contains(out, []byte("Socket errors")) {
-		return strconv.ParseFloat(string(m[1]), 64)
-	}
-	return 0, fmt.Errorf("wrk: %s", out)
+	rate, err = strconv.ParseFloat(string(r[1]), 64)
+	n, err2 := strconv.ParseFloat(string(all[1]), 64)
+	return rate, n, errors.Join(err, err2)
 }
 
 func size(n int64) string {
