@@ -51,11 +51,6 @@ func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	var n int64
 	var err error
 	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok {
-		if _, sized := w.Header()["Content-Length"]; sized {
-			// With the header gone, net/http neither copies the first 512 bytes
-			// for a look at the type nor sends the rest off its pages' borders.
-			w.Flush()
-		}
 		n, err = rf.ReadFrom(r)
 	} else {
 		n, err = io.Copy(struct{ io.Writer }{w.ResponseWriter}, r)
