@@ -138,10 +138,11 @@ func small(l *lab) error {
 	defer end()
 	var ours, raw spread
 	for range l.runs {
-		c, err := w.importOnce()
+		c, done, err := w.importAndKeep()
 		if err != nil {
 			return err
 		}
+		defer done()
 		s, err := rawLoop(dir, files)
 		if err != nil {
 			return err
