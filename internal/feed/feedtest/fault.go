@@ -77,7 +77,7 @@ func testFaults(t *testing.T, h *history) {
 			b.fresh(t) // else what came before the last fault is not asked again
 			old := b.at(t, h.c.Older)
 			b.up.set(t, h.c.Now, b.clock)
-			b.up.breaks(func(n int, w http.ResponseWriter, r *http.Request) bool {
+			b.up.breaks(t, func(n int, w http.ResponseWriter, r *http.Request) bool {
 				if n < k || b.up.file(r.URL.Path) == nil && (what == "cut" || what == "drip") {
 					return false
 				}
@@ -171,7 +171,7 @@ func testMoving(t *testing.T, h *history) {
 	try := func(what string, gap, restless bool, f func(since time.Time) fault) {
 		b.fresh(t)
 		b.up.set(t, h.c.Now, b.clock)
-		b.up.breaks(f(b.clock))
+		b.up.breaks(t, f(b.clock))
 		res, err := b.run(t.Context())
 		if err != nil {
 			if !restless && (errors.Is(err, feed.ErrUntrusted) || !errors.Is(err, feed.ErrTransient) && !(gap && errors.Is(err, feed.ErrUpstream))) {
@@ -223,7 +223,7 @@ func testMoving(t *testing.T, h *history) {
 	for _, k := range moments(len(requests)) {
 		b.fresh(t)
 		b.up.set(t, h.c.Now, b.clock)
-		b.up.breaks(func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		b.up.breaks(t, func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path == requests[k] {
 				w.WriteHeader(http.StatusNotFound)
 			}
@@ -283,7 +283,7 @@ func testOversize(t *testing.T, h *history) {
 			b.fresh(t)
 			b.up.set(t, h.c.Now, b.clock)
 			var victim atomic.Value
-			b.up.breaks(func(n int, w http.ResponseWriter, r *http.Request) bool {
+			b.up.breaks(t, func(n int, w http.ResponseWriter, r *http.Request) bool {
 				if n == k {
 					victim.Store(r.URL.Path)
 				}
@@ -327,7 +327,7 @@ func testCancelled(t *testing.T, h *history) {
 			b.fresh(t)
 			b.up.set(t, h.c.Now, b.clock)
 			ctx, cancel := context.WithCancel(t.Context())
-			b.up.breaks(func(n int, _ http.ResponseWriter, r *http.Request) bool {
+			b.up.breaks(t, func(n int, _ http.ResponseWriter, r *http.Request) bool {
 				if n < k {
 					return false
 				}

@@ -95,7 +95,7 @@ func testHosts(t *testing.T, h *history) {
 	defer other.Close()
 	b := h.spare(t)
 	b.up.set(t, h.c.Now, b.clock)
-	b.up.breaks(func(_ int, w http.ResponseWriter, r *http.Request) bool {
+	b.up.breaks(t, func(_ int, w http.ResponseWriter, r *http.Request) bool {
 		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusFound)
 		return true
 	})

@@ -2,6 +2,7 @@ package feedtest
 
 import (
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -35,11 +36,20 @@ type upstream struct {
 	bare  bool      // sends no validators, as some vendors do
 	fault fault
 	asked []string // paths
+	conns map[net.Conn]bool
 }
 
 func newUpstream(t testing.TB, dir string) *upstream {
-	u := &upstream{dir: dir, known: map[feed.Digest]bool{}}
-	u.Server = httptest.NewServer(u)
+	u := &upstream{dir: dir, known: map[feed.Digest]bool{}, conns: map[net.Conn]bool{}}
+	u.Server = httptest.NewUnstartedServer(u)
+	u.Config.ConnState = func(c net.Conn, s http.ConnState) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.conns[c] = true; s == http.StateClosed {
+			delete(u.conns, c)
+		}
+	}
+	u.Start()
 	t.Cleanup(func() {
 		u.CloseClientConnections()
 		u.Close()
@@ -47,9 +57,47 @@ func newUpstream(t testing.TB, dir string) *upstream {
 	return u
 }
 
+// alone ends the requests of earlier runs: one that was cancelled may still lie
+// unread in a socket, and would be counted as the next run's.
+func (u *upstream) alone(t testing.TB) {
+	t.Helper()
+	// The listener accepts in order: what came before this one is known now.
+	c, err := net.Dial("tcp", u.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	known := func(n int, is string) bool {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if is == "" {
+			return len(u.conns) == n
+		}
+		for k := range u.conns {
+			if k.RemoteAddr().String() == is {
+				return true
+			}
+		}
+		return false
+	}
+	wait := func(ok func() bool) {
+		for range 10000 {
+			if ok() {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Fatal("requests of an earlier run do not end")
+	}
+	wait(func() bool { return known(0, c.LocalAddr().String()) })
+	u.CloseClientConnections()
+	wait(func() bool { return known(0, "") })
+}
+
 // set brings the vendor into a state and forgets faults and requests.
 func (u *upstream) set(t testing.TB, s State, since time.Time) {
 	t.Helper()
+	u.alone(t)
 	u.mu.Lock()
 	u.state, u.since, u.fault, u.asked = s, since, nil, nil
 	for _, b := range s.Files {
@@ -106,7 +154,9 @@ func (u *upstream) forget() (known map[feed.Digest]bool, all bool) {
 	return known, u.state.Handler == nil
 }
 
-func (u *upstream) breaks(f fault) {
+func (u *upstream) breaks(t testing.TB, f fault) {
+	t.Helper()
+	u.alone(t)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.fault, u.asked = f, nil
