@@ -140,7 +140,7 @@ func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
 		if o.Kind == feed.OrderFloor && isNew {
 			floor = o.Time // the one thing that moves it back
 		}
-		if err := tx.PutOrder(o); err != nil {
+		if err := tx.PutOrder(o.Order); err != nil {
 			return err
 		}
 	}

@@ -51,10 +51,22 @@ func Resign(t testing.TB, data state.Dir, dir string, change func(*Set), version
 	}
 }
 
-// ResignOrders puts orders on the medium, signed.
+// ResignOrders puts orders on the medium, signed by data's bundle key.
 func ResignOrders(t testing.TB, data state.Dir, dir string, orders []feed.Order) {
 	t.Helper()
-	b, err := ordersBytes(orders)
+	key, err := bundleKey(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sealed []SignedOrder
+	for _, o := range orders {
+		s, err := sealOrder(o, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed = append(sealed, s)
+	}
+	b, err := ordersBytes(sealed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +77,8 @@ func ResignOrders(t testing.TB, data state.Dir, dir string, orders []feed.Order)
 }
 
 // ForgeRoot writes version 2 of the root, its bundle keys replaced by other's,
-// signed with the offline keys given by index.
-func ForgeRoot(t testing.TB, data, other state.Dir, offline ...int) []byte {
+// signed with the root keys given.
+func ForgeRoot(t testing.TB, data, other state.Dir, keys ...RootKey) []byte {
 	t.Helper()
 	chain, err := roots(data.Trust())
 	if err != nil {
@@ -88,16 +100,8 @@ func ForgeRoot(t testing.TB, data, other state.Dir, offline ...int) []byte {
 	}
 	root.Signed.Version = 2
 	root.ClearSignatures()
-	for _, i := range offline {
-		pem, err := os.ReadFile(filepath.Join(OfflineDir(data), "root-"+string(rune('0'+i))+".pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := loadKey(pem)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := root.Sign(s); err != nil {
+	for _, k := range keys {
+		if _, err := root.Sign(k.sign); err != nil {
 			t.Fatal(err)
 		}
 	}

