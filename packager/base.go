@@ -21,6 +21,8 @@ type Packed struct {
 	Bytes   int64       `json:"bytes"`
 	Base    uint64      `json:"base,omitempty"`
 	Feeds   []FeedLine  `json:"feeds"`
+	// What the outside alone remembers.
+	Operator string `json:"operator,omitempty"` // who packed it: may not approve it
 }
 
 // counter is the outside's own memory: numbers and versions are never used twice.

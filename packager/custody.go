@@ -85,12 +85,6 @@ func Custody(data state.Dir) (holders []Holder, version int64, ends time.Time, e
 	return c.Keys, root.Signed.Version, root.Signed.Expires, nil
 }
 
-// DefaultHolders keep the root keys: section head, treasurer, and the
-// prefecture or deputy mayor. Never the operator.
-func DefaultHolders() []string {
-	return []string{"課長", "会計管理者", "県または副市町村長"}
-}
-
 // CheckHolders refuses fewer or more than three holders, one holder with two
 // keys, and the operator.
 func CheckHolders(names []string, operator string) error {

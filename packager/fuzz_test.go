@@ -209,9 +209,20 @@ func FuzzMetadata(f *testing.F) {
 		if _, err := trustRoot(b); err == nil {
 			t.Skip("a root that signs itself") // not reachable by mutation
 		}
-		_, err := judge(trusted{roots: [][]byte{b}}, func(string) ([]byte, error) { return b, nil })
+		_, err := judge(trusted{roots: [][]byte{b}}, func(string) ([]byte, error) { return b, nil }, approvals{})
 		if err == nil {
 			t.Error("believed")
+		}
+	})
+}
+
+func FuzzApproval(f *testing.F) {
+	f.Add([]byte(`{"schema":1,"format":"hashike-approval","number":7,"set":"` + hexA + `","version":1,"key":"a","signature":"AAAA"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if a, err := parseApproval(b); err == nil {
+			if again, _ := json.Marshal(a); !bytes.Equal(again, b) {
+				t.Error("two spellings")
+			}
 		}
 	})
 }

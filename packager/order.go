@@ -237,6 +237,16 @@ func Issue(db *state.DB, o feed.Order, keys []RootKey, who string, now time.Time
 	return o, waits, err
 }
 
+// ApproverEnrolled reports whether bundles and orders of this outside need an
+// approver's key.
+func ApproverEnrolled(data state.Dir) (bool, error) {
+	root, err := newestRoot(data)
+	if err != nil {
+		return false, err
+	}
+	return root.Signed.Roles[metadata.TARGETS].Threshold > 1, nil
+}
+
 // rootSigners checks that the keys are this root's and enough.
 func rootSigners(root *metadata.Metadata[metadata.RootType], keys []RootKey) ([]signature.Signer, error) {
 	seen := map[string]bool{}

@@ -31,7 +31,7 @@ func newOutside(t *testing.T, now time.Time) (*state.DB, []RootKey, *metadata.Me
 	if err := db.Create("outside", 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := CreateKeys(dir, DefaultHolders(), now, func(k []RootKey) error { keys = k; return nil }); err != nil {
+	if err := CreateKeys(dir, []string{"課長", "会計管理者", "副市町村長"}, now, func(k []RootKey) error { keys = k; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	root, err := newestRoot(dir)

@@ -60,6 +60,7 @@ type PackOptions struct {
 	limits               limits // zero: the format's
 	orders               []SignedOrder
 	waiting              []uint64 // orders without the approver's signature
+	approver             bool     // one must sign this bundle
 	repairs, repairsBase *BaseRef
 	only                 map[sum]struct{}    // of a repair bundle: what it carries
 	written              func(dirs []string) // tests: what becomes of the media before they are read back
@@ -143,7 +144,7 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 		return Report{}, notWritten(w.dirs(), err)
 	}
 	r := w.report(set, c)
-	r.Waiting = o.waiting
+	r.Waiting, r.Approval = o.waiting, o.approver
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))
 	return r, o.remember(r.Packed)
 }
@@ -271,6 +272,7 @@ func (o *PackOptions) takeOrders() error {
 	if err != nil {
 		return err
 	}
+	o.approver = root.Signed.Roles[metadata.TARGETS].Threshold > 1
 	return o.DB.View(func(tx state.Tx) error {
 		all, err := ordersUnder(tx, root.Signed.Version)
 		o.orders, o.waiting = travelling(all, root, o.Now)

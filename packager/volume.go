@@ -235,7 +235,7 @@ func (w *writer) dirs() (out []string) {
 func (w *writer) report(s Set, c counter) Report {
 	_, id, _ := s.encode()
 	r := w.packed
-	r.Packed = Packed{Number: c.Number, Set: id, Sites: s.Sites, Created: s.Created, Expires: s.Expires, Bytes: s.Bytes, Feeds: w.feeds}
+	r.Packed = Packed{Number: c.Number, Set: id, Sites: s.Sites, Created: s.Created, Expires: s.Expires, Bytes: s.Bytes, Feeds: w.feeds, Operator: w.o.Who}
 	if s.Base != nil {
 		r.Base = s.Base.Number
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ type app struct {
 	cat   *i18n.Catalog
 	kinds []feed.Kind
 	clock func() time.Time
+	typed *bufio.Reader // of in, once something was typed
 }
 
 // run is the whole command; it returns the exit code.
@@ -83,7 +85,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.originCommand(),
-		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.quickstartCommand(), a.versionCommand())
+		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.approveCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.quickstartCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs

@@ -71,9 +71,6 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	err = s.db.View(func(tx state.Tx) error {
 		var err error
-		if p.Orders, err = tx.Orders(); err != nil {
-			return err
-		}
 		if o.full {
 			return nil
 		}
@@ -110,6 +107,12 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	s.printCover(r.Cover, r.Volumes, out)
 	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
+	if r.Approval {
+		fmt.Fprintln(out, s.cat.T("pack.approval"))
+	}
+	for _, n := range r.Waiting {
+		fmt.Fprintln(out, s.cat.T("pack.waiting", n))
+	}
 	sh, err := s.carrySheet(r, p.Feeds)
 	if err != nil {
 		return err

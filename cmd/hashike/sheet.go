@@ -56,12 +56,21 @@ func (s *station) carrySheet(r packager.Report, carries []packager.Carry) (sheet
 	t := func(key string, args ...any) string { return s.cat.T("sheet."+key, args...) }
 	words := i18n.Words(r.Set.Sum())
 	contents := contentsOf(carries, t)
+	exceptions, err := s.exceptions(nil)
+	if err != nil {
+		return sheet{}, err
+	}
+	excepted := sheetRow{Label: t("exceptions"), Lines: exceptions}
+	if len(exceptions) == 0 {
+		excepted.Value = t("exceptions.none")
+	}
 	rows := []sheetRow{
 		{Label: t("bundle"), Value: t("bundle.is", r.Number, i18n.Date(r.Created, lang), i18n.Date(r.Expires, lang))},
 		{Label: t("medium"), Write: true},
 		{Label: t("borrower"), Write: true},
 		{Label: t("purpose"), Value: t("purpose.is")},
 		{Label: t("contents"), Value: t("contents.is", r.Blobs, bytesText(r.BlobBytes)), Lines: contents},
+		excepted,
 		{Label: t("scan"), Value: t("scan.none")},
 		{Label: t("words"), Value: strings.Join(words, "　")},
 		{Label: t("anchor"), Value: anchor},
