@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -164,10 +165,16 @@ func passphrase(path string) (cryptoutils.PassFunc, error) {
 	return cryptoutils.StaticPasswordFunc([]byte(line)), nil
 }
 
+// pluginName keeps a reference from naming a program by its path.
+var pluginName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
+
 // pluginKey is a key in a token or KMS, signed with by a program
 // sigstore-kms-NAME on the PATH (sigstore's plug-in protocol, version v1): the
 // private key never reaches this process.
 func pluginKey(ref string) (signature.Signer, error) {
+	if name, _, ok := strings.Cut(ref, "://"); !ok || !pluginName.MatchString(name) {
+		return nil, fmt.Errorf("%q is not NAME://KEY: %w", ref, feed.ErrConfig)
+	}
 	s, err := cliplugin.LoadSignerVerifier(context.Background(), ref, crypto.SHA256)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
@@ -277,10 +284,22 @@ func Protect(data state.Dir, g Guard, ref string) error {
 	default:
 		return fmt.Errorf("unknown guard %.40q: %w", g, feed.ErrConfig)
 	}
-	if g != GuardFile && g != GuardPassphrase {
-		return Wipe(bundleKeyPath(data))
+	return wipeOthers(data)
+}
+
+// wipeOthers removes the files of guards that are not in use any more.
+func wipeOthers(data state.Dir) error {
+	k, err := readKept(data)
+	if err != nil {
+		return err
 	}
-	return Wipe(sealedPath(data))
+	if k.Guard != GuardFile && k.Guard != GuardPassphrase {
+		err = Wipe(bundleKeyPath(data))
+	}
+	if k.Guard != GuardDPAPI {
+		err = errors.Join(err, Wipe(sealedPath(data)))
+	}
+	return err
 }
 
 // reseal stores the same key another way.

@@ -92,6 +92,11 @@ func Rotate(db *state.DB, keys []RootKey, ch Change, deliver func([]RootKey) err
 	if err := writeRoot(rootPath(data.Trust(), root.Signed.Version), root, slices.Concat(signers, signersOf(made))); err != nil {
 		return 0, err
 	}
+	if ch.Bundle {
+		if err := wipeOthers(data); err != nil {
+			return root.Signed.Version, err
+		}
+	}
 	return root.Signed.Version, db.Update(func(tx state.Tx) error {
 		return tx.Audit(state.Record{Time: now, Who: who, What: "rotate keys", Result: "ok", Detail: map[string]string{
 			"root": strconv.FormatInt(root.Signed.Version, 10), "bundle": strconv.FormatBool(ch.Bundle), "replaced": fmt.Sprint(ch.Replace), "approvers": strconv.Itoa(len(root.Signed.Roles[metadata.TARGETS].KeyIDs) - 1),
