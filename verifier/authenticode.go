@@ -295,7 +295,7 @@ func unsigned(si cmsSignerInfo) ([]cmsAttribute, error) {
 	for raw := si.Unsigned.Bytes; len(raw) > 0; {
 		var a cmsAttribute
 		rest, err := asn1.Unmarshal(raw, &a)
-		if err != nil || len(out) >= maxSignedAttrs {
+		if err != nil || len(out) >= maxSignedAttrs || a.Values.Class != asn1.ClassUniversal || a.Values.Tag != asn1.TagSet || !a.Values.IsCompound {
 			return nil, fmt.Errorf("PKCS#7: unsigned attributes: %w", errors.Join(err, errors.New("malformed")))
 		}
 		out, raw = append(out, a), rest
