@@ -20,7 +20,7 @@ import (
 
 // RootKey is a root key outside its envelope: it lives in memory only, and
 // nothing in this package ever writes it to a file. On paper it is five lines
-// of 24 digits (docs/bundle.md §8).
+// of 24 digits (docs/bundle.md §9).
 type RootKey struct {
 	Slot int // which of the root's keys, 1 to 3: the number on the envelope
 	priv *ecdsa.PrivateKey

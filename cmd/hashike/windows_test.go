@@ -443,7 +443,7 @@ func (w *world) waitGenerationFor(d time.Duration, url string, version int) {
 // windowsOwnTests runs, under wine, the tests that only Windows builds have.
 func windowsOwnTests(t *testing.T, x *wine) {
 	w := newWindowsWorld(t, x, "")
-	for pkg, tests := range map[string]string{"../../internal/durable": "^(TestPrivate|TestTimeOutlivesCommit|TestHeld|TestLongPaths)$", ".": "^(TestService|TestUnquoted)$"} {
+	for pkg, tests := range map[string]string{"../../packager": "^(TestDPAPI)$", "../../internal/durable": "^(TestPrivate|TestTimeOutlivesCommit|TestHeld|TestLongPaths)$", ".": "^(TestService|TestUnquoted)$"} {
 		exe := filepath.Join(x.dir, "tests.exe")
 		build := exec.Command("go", "test", "-c", "-o", exe, pkg)
 		build.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
