@@ -56,7 +56,7 @@ func (s *station) publisher() (*mirror.Publisher, error) {
 		return nil, err
 	}
 	return mirror.NewPublisher(mirror.Options{Data: s.dir, DB: s.db, Store: s.store, Feeds: s.cfg.Feeds, Clock: s.now, Rings: r,
-		Keep: s.cfg.Rings.Keep, Who: who(), Log: s.log}), nil
+		Keep: s.cfg.Rings.Keep, Who: s.who(), Log: s.log}), nil
 }
 
 func (a *app) importCommand() *cobra.Command {
@@ -79,7 +79,7 @@ func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) 
 		setups[f.Name] = f
 	}
 	report, err := mirror.Import(ctx, mirror.ImportOptions{Data: s.dir, DB: s.db, Store: s.store, Feeds: setups, Verify: s.verifyInside,
-		Clock: s.clock, Log: s.log, Who: who(),
+		Clock: s.clock, Log: s.log, Who: s.who(),
 		Progress: func(p packager.Progress) { bar.step(s.cat.T("stage."+p.Stage), p.Done, p.Total) }}, dirs)
 	bar.done()
 	s.printImport(report, out)
@@ -241,7 +241,7 @@ func (s *station) publish(ctx context.Context, setups []feed.Setup, ring string,
 	if err != nil {
 		return err
 	}
-	o.By = who()
+	o.By = s.who()
 	var errs []error
 	for _, f := range setups {
 		gens, err := p.Publish(ctx, f.Name, ring, o)
@@ -267,7 +267,7 @@ func (s *station) release(setups []feed.Setup, reason string) error {
 			continue
 		}
 		done[n] = true
-		if err := packager.Release(s.db, n, reason, who(), s.clock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := packager.Release(s.db, n, reason, s.who(), s.clock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -287,7 +287,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				gens, err := p.Rollback(c.Context(), args[0], serial, who(), reason)
+				gens, err := p.Rollback(c.Context(), args[0], serial, s.who(), reason)
 				s.printGenerations(gens, a.out)
 				return err
 			})
@@ -309,7 +309,7 @@ func (a *app) withdrawCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				gens, took, err := p.Withdraw(c.Context(), args[0], file, who(), reason)
+				gens, took, err := p.Withdraw(c.Context(), args[0], file, s.who(), reason)
 				s.printGenerations(gens, a.out)
 				if err == nil {
 					fmt.Fprintln(a.out, a.cat.T("withdraw.took", len(took)))

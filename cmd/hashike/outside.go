@@ -30,7 +30,7 @@ func (s *station) fetcher(progress func(fetcher.Event)) (*fetcher.Fetcher, error
 		}
 		n.ExtraRoots = append(n.ExtraRoots, pem)
 	}
-	return fetcher.New(fetcher.Options{Data: s.dir, DB: s.db, Store: s.store, Network: n, Clock: s.clock, Log: s.log, Progress: progress, Who: who(),
+	return fetcher.New(fetcher.Options{Data: s.dir, DB: s.db, Store: s.store, Network: n, Clock: s.clock, Log: s.log, Progress: progress, Who: s.who(),
 		Verify: func(ctx context.Context, setup feed.Setup, c feed.Content, prev state.FeedState) (fetcher.Verdict, error) {
 			v, err := s.verify(ctx, setup, c, prev)
 			return fetcher.Verdict{Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest}, err
@@ -149,7 +149,7 @@ func (a *app) orderCommand() *cobra.Command {
 	c := &cobra.Command{Use: "order trust|distrust|exception|allow-rollback|pull-back|floor", Short: a.cat.T("cmd.order"), Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with("order", outside, func(s *station) error {
-				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), who(), s.now()
+				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), s.who(), s.now()
 				if strength != "" {
 					if err := o.Strength.UnmarshalText([]byte(strength)); err != nil {
 						return err
@@ -234,7 +234,7 @@ func (s *station) issue(o feed.Order, rootKeys [][]byte) error {
 		if err := tx.PutOrder(o); err != nil {
 			return err
 		}
-		return tx.Audit(state.Record{Time: s.clock(), Floor: s.floor, Who: who(), What: "order", Result: "ok",
+		return tx.Audit(state.Record{Time: s.clock(), Floor: s.floor, Who: s.who(), What: "order", Result: "ok",
 			Detail: map[string]string{"order": fmt.Sprint(o.Number), "kind": string(o.Kind), "feed": o.Feed, "reason": o.Reason, "approver": o.Approver}})
 	})
 	if err != nil {

@@ -64,7 +64,7 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if err != nil {
 		return usageError{fmt.Errorf("--volume-size %s: %s", o.size, s.cat.T("flag.volume"))}
 	}
-	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: who(), ClockChecked: o.clock,
+	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: s.who(), ClockChecked: o.clock,
 		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
 	if p.Feeds, p.NewestSigned, err = s.carries(); err != nil {
 		return err

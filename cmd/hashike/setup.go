@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -44,8 +43,8 @@ func (a *app) initCommand() *cobra.Command {
 			return nil
 		case side == inside && pair != "" && !resume:
 			fmt.Fprint(a.err, a.cat.T("init.ask"))
-			digits, err := bufio.NewReader(a.in).ReadString('\n')
-			if err != nil && !errors.Is(err, io.EOF) {
+			digits, err := a.line()
+			if err != nil {
 				return err
 			}
 			return a.initInside(state.Dir(dir), pair, strings.TrimSpace(digits), name)
@@ -200,11 +199,7 @@ func (a *app) secret() (string, error) {
 		fmt.Fprintln(a.err)
 		return string(b), err
 	}
-	line, err := bufio.NewReader(a.in).ReadString('\n')
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return strings.TrimRight(line, "\r\n"), err
+	return a.line()
 }
 
 // parseDay reads a date of a person: 2027-03-31, its end in JST.

@@ -245,7 +245,10 @@ func (a *app) gcCommand() *cobra.Command {
 			if r.Busy > 0 {
 				fmt.Fprintln(a.out, a.cat.T("gc.busy", r.Busy))
 			}
-			return nil
+			if dry {
+				return nil
+			}
+			return s.audit("gc", nil, map[string]string{"snapshots": fmt.Sprint(r.Snapshots), "blobs": fmt.Sprint(r.Blobs), "bytes": fmt.Sprint(r.Bytes)})
 		})
 	}}
 	c.Flags().BoolVar(&dry, "dry-run", false, a.cat.T("flag.dry"))
@@ -280,7 +283,10 @@ func (s *station) scrub(ctx context.Context, share float64, out io.Writer) error
 	for _, d := range r.Damaged {
 		fmt.Fprintf(out, "  %s %s %s\n", d.Digest, d.Feed, d.Path)
 	}
-	return err
+	if ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(err, s.audit("scrub", err, map[string]string{"blobs": fmt.Sprint(r.Blobs), "bytes": fmt.Sprint(r.Bytes), "damaged": fmt.Sprint(len(r.Damaged))}))
 }
 
 func (a *app) keysCommand() *cobra.Command {

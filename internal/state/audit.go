@@ -26,6 +26,8 @@ type Record struct {
 	Time   time.Time         `json:"time"`             // the machine's clock
 	Floor  time.Time         `json:"floor,omitzero"`   // newest signed time known then
 	Who    string            `json:"who"`              // OS account
+	Person string            `json:"person,omitempty"` // registered name of who used it
+	Role   string            `json:"role,omitempty"`   // in which role (package people)
 	What   string            `json:"what"`             // "import", "publish", …
 	Result string            `json:"result"`           // "ok", or the message code and text
 	Detail map[string]string `json:"detail,omitempty"` // feed, serial, digest, bundle, …
@@ -47,23 +49,69 @@ func (r Record) sum() (string, error) {
 
 func auditKey(n uint64) string { return fmt.Sprintf("%020d", n) }
 
-// Audit appends r inside the transaction whose effect it records: both happen or neither.
+// Actor is who acts: the OS account, and the registered person and role behind
+// it where one is known. It is found out, never typed as a flag.
+type Actor struct {
+	Account string
+	Person  string
+	Role    string
+}
+
+// String is the person where one is known, else the account: for documents
+// other than the audit log ("by").
+func (a Actor) String() string {
+	if a.Person != "" {
+		return a.Person
+	}
+	return a.Account
+}
+
+// As returns db with an actor: from then on every audit record names it,
+// whatever the caller of Tx.Audit wrote.
+func (db *DB) As(a Actor) *DB {
+	other := *db
+	other.actor = a
+	return &other
+}
+
+// Audit appends r inside the transaction whose effect it records: both happen
+// or neither. It numbers the record, and adds actor and floor.
 func (t Tx) Audit(r Record) error {
-	var last Record
-	if b := t.tx.Bucket([]byte(auditBucket)); b != nil {
-		if _, raw := b.Cursor().Last(); raw != nil {
-			if err := json.Unmarshal(raw, &last); err != nil {
-				return fmt.Errorf("audit log: %w: %w", err, feed.ErrDamaged)
-			}
+	last, _, err := t.LastRecord()
+	if err != nil {
+		return err
+	}
+	if t.actor.Account != "" {
+		r.Who, r.Person, r.Role = t.actor.Account, t.actor.Person, t.actor.Role
+	}
+	if r.Floor.IsZero() {
+		if r.Floor, err = t.Floor(); err != nil {
+			return err
 		}
 	}
 	r.Number, r.Prev = last.Number+1, last.Hash
 	r.Time = r.Time.UTC().Truncate(time.Millisecond)
-	var err error
 	if r.Hash, err = r.sum(); err != nil {
 		return err
 	}
 	return t.Put(auditBucket, auditKey(r.Number), r)
+}
+
+// LastRecord is the newest record; false if there is none yet.
+func (t Tx) LastRecord() (Record, bool, error) {
+	var last Record
+	b := t.tx.Bucket([]byte(auditBucket))
+	if b == nil {
+		return last, false, nil
+	}
+	_, raw := b.Cursor().Last()
+	if raw == nil {
+		return last, false, nil
+	}
+	if err := json.Unmarshal(raw, &last); err != nil {
+		return last, false, fmt.Errorf("audit log: %w: %w", err, feed.ErrDamaged)
+	}
+	return last, true, nil
 }
 
 // AuditLog yields the records from number from on. A record that does not fit
