@@ -87,11 +87,12 @@ type trusted struct {
 // judged is metadata that passed the workflow.
 type judged struct {
 	trusted
-	standing Standing
-	rotated  bool // the bundle key changed: stored versions are discarded
-	version  int64
-	expires  time.Time // the earliest of the four roles'
-	targetsM *metadata.Metadata[metadata.TargetsType]
+	standing  Standing
+	rotated   bool // the bundle key changed: stored versions are discarded
+	version   int64
+	expires   time.Time // the earliest of the four roles'
+	targetsM  *metadata.Metadata[metadata.TargetsType]
+	threshold int // of targets, in the newest root
 }
 
 // load reads one file of the medium; fs.ErrNotExist if it is not there.
@@ -119,6 +120,7 @@ func judge(have trusted, load load) (j judged, err error) {
 	if err != nil {
 		return j, err
 	}
+	j.threshold = root.Signed.Roles[metadata.TARGETS].Threshold
 	j.rotated = len(j.roots) > len(have.roots) && changed(old, root)
 	if have.timestamp == nil || j.rotated {
 		have.timestamp, have.snapshot = nil, nil

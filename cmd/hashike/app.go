@@ -90,7 +90,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.originCommand(),
-		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.personCommand(), a.quickstartCommand(), a.versionCommand())
+		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.personCommand(), a.approvalCommand(), a.mediaCommand(), a.quickstartCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs
@@ -352,6 +352,12 @@ func (a *app) shown(args map[string]string) map[string]string {
 		}
 		if n, err := strconv.ParseInt(v, 10, 64); err == nil && (k == "need" || k == "free") {
 			args[k] = bytesText(n)
+		}
+		if name := a.cat.T("role.is." + v); k == "role" && !strings.HasPrefix(name, "role.is.") {
+			args[k] = name
+		}
+		if name := a.cat.T("media.is." + v); k == "state" && !strings.HasPrefix(name, "media.is.") {
+			args[k] = name
 		}
 		if k == "number" && args["bundle"] == "" {
 			args["bundle"] = v

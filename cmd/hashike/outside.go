@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashike/hashike/fetcher"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
 )
@@ -170,7 +171,7 @@ func (a *app) orderCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: anchorFile}
+					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: filepath.Base(anchorFile)}
 				}
 				if floor != "" {
 					t, err := time.Parse(time.RFC3339, floor)
@@ -221,6 +222,21 @@ func (s *station) issue(o feed.Order, rootKeys [][]byte) error {
 		if err := o.Check(); err != nil {
 			return err
 		}
+		if o.Approver != "" {
+			if o.Approver, err = people.CheckApprover(tx, o.Approver, s.who()); err != nil {
+				return err
+			}
+		}
+		names := map[string]string{"approver": o.Approver, "operator": o.Operator}
+		// The order travels, and a medium names nobody: the log has the names.
+		if o.Operator, err = neutral(tx, o.Operator, people.Operator); err != nil {
+			return err
+		}
+		if o.Approver != "" {
+			if o.Approver, err = neutral(tx, o.Approver, people.Approver); err != nil {
+				return err
+			}
+		}
 		if o.Digest != "" {
 			if _, err := feed.ParseDigest(string(o.Digest)); err != nil {
 				return fmt.Errorf("%w: %w", err, feed.ErrConfig)
@@ -235,7 +251,7 @@ func (s *station) issue(o feed.Order, rootKeys [][]byte) error {
 			return err
 		}
 		return tx.Audit(state.Record{Time: s.clock(), Floor: s.floor, Who: s.who(), What: "order", Result: "ok",
-			Detail: map[string]string{"order": fmt.Sprint(o.Number), "kind": string(o.Kind), "feed": o.Feed, "reason": o.Reason, "approver": o.Approver}})
+			Detail: map[string]string{"order": fmt.Sprint(o.Number), "kind": string(o.Kind), "feed": o.Feed, "reason": o.Reason, "approver": names["approver"], "operator": names["operator"]}})
 	})
 	if err != nil {
 		return err

@@ -116,7 +116,7 @@ func (s *station) require(r people.Role) error {
 	if len(holders) == 0 || slices.ContainsFunc(holders, func(p people.Person) bool { return p.Name == s.actor.Person }) {
 		return nil
 	}
-	return feed.NewFault(fmt.Errorf("%s is not registered as %s: %w", s.who(), r, feed.ErrHeld), "H-645", "name", s.who(), "role", s.cat.T("role.is."+string(r)))
+	return feed.NewFault(fmt.Errorf("%s is not registered as %s: %w", s.who(), r, feed.ErrHeld), "H-645", "name", s.who(), "role", string(r))
 }
 
 // prompt asks one line on the terminal.

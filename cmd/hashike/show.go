@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/mirror"
 	"github.com/hashike/hashike/packager"
 )
@@ -67,6 +68,13 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 		if f.Problem != "" {
 			fmt.Fprintln(out, "  "+s.cat.T("status.problem", f.Feed, f.Code, f.Problem))
 		}
+	}
+	for _, w := range o.Awaited {
+		key := "status.awaits"
+		if w.How == people.ByTelephone {
+			key = "status.telephone"
+		}
+		fmt.Fprintln(out, "  "+s.cat.T(key, w.Bundle, i18n.Date(w.Since, lang), w.Bundle))
 	}
 	for _, od := range o.Orders {
 		fmt.Fprintln(out, "  "+s.cat.T("status.order", od.Number, string(od.Kind), od.Feed, od.Reason))
