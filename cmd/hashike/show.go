@@ -256,6 +256,9 @@ func (a *app) gcCommand() *cobra.Command {
 			if dry {
 				return nil
 			}
+			if err := s.closeYears(0, a.out); err != nil {
+				return err
+			}
 			return s.audit("gc", nil, map[string]string{"snapshots": fmt.Sprint(r.Snapshots), "blobs": fmt.Sprint(r.Blobs), "bytes": fmt.Sprint(r.Bytes)})
 		})
 	}}

@@ -427,7 +427,7 @@ func windowsInbox(t *testing.T, x *wine) {
 	if err := s.interrupt(); err != nil {
 		t.Errorf("Ctrl+C: %v\n%s", err, s.said)
 	}
-	if strings.Contains(s.said.String(), "H-") {
+	if said := strings.ReplaceAll(s.said.String(), "H-646", ""); strings.Contains(said, "H-") {
 		t.Errorf("run said\n%s", s.said)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"math/big"
@@ -137,22 +138,88 @@ func (t Tx) AuditLog(from uint64) iter.Seq2[Record, error] {
 	}
 }
 
-// ReadAudit is AuditLog for an exported copy: JSON Lines, which may begin
-// anywhere. It needs nothing but the file.
-func ReadAudit(r io.Reader) iter.Seq2[Record, error] {
+// ReadAudit is AuditLog for exported copies and year files, in the order of
+// their records: JSON Lines, which may begin anywhere. It needs nothing but
+// the files. A year file's last line is checked against the records before it.
+func ReadAudit(files ...io.Reader) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		var c chain
-		lines := bufio.NewScanner(r)
-		lines.Buffer(make([]byte, 64<<10), maxRecord)
-		for lines.Scan() {
-			if r, err := c.take(lines.Bytes()); !yield(r, err) || err != nil {
+		for _, f := range files {
+			if !c.file(f, yield) {
 				return
 			}
 		}
-		if err := lines.Err(); err != nil {
-			yield(Record{}, fmt.Errorf("audit record after %d: %w: %w", c.prev.Number, err, feed.ErrDamaged))
+	}
+}
+
+// file goes through one file; false ends all.
+func (c *chain) file(f io.Reader, yield func(Record, error) bool) bool {
+	lines, h := bufio.NewReaderSize(f, maxRecord), sha256.New()
+	var first uint64
+	for {
+		line, err := lines.ReadSlice('\n')
+		if err == io.EOF && len(line) == 0 {
+			return true
+		}
+		if err != nil { // too long, unreadable, or cut off: every record ends with a newline
+			err = fmt.Errorf("audit record %d: %w: %w", max(c.next, 1), err, feed.ErrDamaged)
+			yield(Record{Number: max(c.next, 1)}, err)
+			return false
+		}
+		raw := line[:len(line)-1]
+		if bytes.HasPrefix(raw, []byte(`{"format":"`)) {
+			err := c.closing(raw, first, h)
+			if _, more := lines.Peek(1); err == nil && more != io.EOF {
+				err = fmt.Errorf("something follows the closing line: %w", feed.ErrDamaged)
+			}
+			if err != nil {
+				yield(Record{Number: c.prev.Number}, err)
+			}
+			return err == nil
+		}
+		r, err := c.take(raw)
+		if err != nil && c.next == 0 { // the first of a copy: the one after it says which it was
+			r.Number = firstGood(lines, r.Number) - 1
+			err = fmt.Errorf("audit record %d: %w", r.Number, err)
+		}
+		if !yield(r, err) || err != nil {
+			return false
+		}
+		if first == 0 {
+			first = r.Number
+		}
+		h.Write(line)
+	}
+}
+
+// firstGood is the number of the next whole record; without one near, that
+// after guess, which is what the damaged one calls itself.
+func firstGood(lines *bufio.Reader, guess uint64) uint64 {
+	for range 4 {
+		line, err := lines.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		if end, err := parseClosing(bytes.TrimSuffix(line, []byte("\n"))); err == nil {
+			return end.First + 1
+		}
+		var r Record
+		if json.Unmarshal(line, &r) == nil && r.Number > 1 {
+			if sum, err := r.sum(); err == nil && sum == r.Hash {
+				return r.Number
+			}
 		}
 	}
+	return max(guess, 1) + 1
+}
+
+// closing checks a year file's last line.
+func (c *chain) closing(raw []byte, first uint64, h hash.Hash) error {
+	end, err := parseClosing(raw)
+	if err == nil && (end.Records != feed.DigestFrom(h) || end.First != first || end.Last != c.prev.Number || end.Anchor != c.prev.Anchor()) {
+		err = fmt.Errorf("the closing line of year %d does not fit the records before it: %w", end.Year, feed.ErrDamaged)
+	}
+	return err
 }
 
 // maxRecord bounds one line of an exported log.
@@ -178,6 +245,9 @@ func (c *chain) take(raw []byte) (Record, error) {
 		same, err = json.Marshal(r)
 	}
 	if err != nil || sum != r.Hash || !bytes.Equal(same, raw) || c.next != 0 && r.Number != c.next || c.known && r.Prev != c.prev.Hash {
+		if c.next > 0 {
+			r.Number = c.next
+		}
 		return r, fmt.Errorf("audit record %d does not follow from the one before: %w", max(c.next, 1), errors.Join(err, feed.ErrDamaged))
 	}
 	c.prev, c.known, c.next = r, true, r.Number+1
