@@ -48,6 +48,11 @@ func (r Record) sum() (string, error) {
 	return hex.EncodeToString(s[:]), nil
 }
 
+func (r Record) isWhole() bool {
+	sum, err := r.sum()
+	return err == nil && sum == r.Hash
+}
+
 func auditKey(n uint64) string { return fmt.Sprintf("%020d", n) }
 
 // Actor is who acts: the OS account, and the registered person and role behind
@@ -179,7 +184,12 @@ func (c *chain) file(f io.Reader, yield func(Record, error) bool) bool {
 		}
 		r, err := c.take(raw)
 		if err != nil && c.next == 0 { // the first of a copy: the one after it says which it was
-			r.Number = firstGood(lines, r.Number) - 1
+			var whole Record // only its newline changed
+			if json.NewDecoder(bytes.NewReader(raw)).Decode(&whole) == nil && whole.isWhole() {
+				r.Number = whole.Number
+			} else {
+				r.Number = firstGood(lines, r.Number) - 1
+			}
 			err = fmt.Errorf("audit record %d: %w", r.Number, err)
 		}
 		if !yield(r, err) || err != nil {
@@ -205,7 +215,7 @@ func firstGood(lines *bufio.Reader, guess uint64) uint64 {
 		}
 		var r Record
 		if json.Unmarshal(line, &r) == nil && r.Number > 1 {
-			if sum, err := r.sum(); err == nil && sum == r.Hash {
+			if r.isWhole() {
 				return r.Number
 			}
 		}
