@@ -101,7 +101,7 @@ func loadTrusted(data state.Dir, a Accepted) (trusted, error) {
 // in a directory of their own, then pointer, floor, orders and audit record in
 // one transaction. A set that is not newer changes nothing. Repeating it after
 // a kill is safe at any point. A set that lacks its approval is kept aside, and
-// that is H-603 (ErrHeld).
+// that is H-661 (ErrHeld).
 func (b *Bundle) Accept(db *state.DB, who string) error {
 	if b.standing != Newer {
 		return nil

@@ -74,7 +74,7 @@ const (
 	maxApprovals   = 1000 // files looked at on one medium
 	// bucketApprovals of state.db, inside: number → approvals of an accepted set,
 	// for when its medium comes again without them.
-	bucketApprovals = "approvals"
+	bucketApprovals = "countersigned"
 )
 
 var approvalFile = regexp.MustCompile(`^approval-([1-9][0-9]{0,4})\.json$`)
@@ -288,7 +288,7 @@ func lookAt(root *metadata.Metadata[metadata.RootType], dir string) (t ToApprove
 
 // Approve signs a bundle with an approver's key and writes approval-N.json
 // beside the set on every volume named, and to outbox/, from where any other
-// medium may carry it. H-604 if who packed it, H-515 if the key is no
+// medium may carry it. H-644 if who packed it, H-515 if the key is no
 // approver's of the newest root.
 func Approve(db *state.DB, t ToApprove, key signature.Signer, who string, now time.Time) (string, error) {
 	if t.Packed.Operator == who {
@@ -342,17 +342,18 @@ func beside(dirs []string, number uint64) (out []string) {
 }
 
 func ownWork(who string) error {
-	return feed.NewFault(fmt.Errorf("%s may not approve what they made: %w", who, feed.ErrConfig), "H-604", "who", who)
+	return feed.NewFault(fmt.Errorf("%s may not approve what they made: %w", who, feed.ErrHeld), "H-644", "name", who)
 }
 
 // ApproveOrder adds an approver's signature to an order that waits for it.
-// H-604 if who issued it, H-515 if the key is no approver's.
+// H-644 if who issued it, H-515 if the key is no approver's.
 func ApproveOrder(db *state.DB, number uint64, key signature.Signer, who string, now time.Time) (feed.Order, error) {
 	root, err := newestRoot(db.Dir())
 	if err != nil {
 		return feed.Order{}, err
 	}
 	var o SignedOrder
+	var issuer string
 	err = db.Update(func(tx state.Tx) error {
 		all, err := ordersUnder(tx, root.Signed.Version)
 		if err != nil {
@@ -362,9 +363,16 @@ func ApproveOrder(db *state.DB, number uint64, key signature.Signer, who string,
 		if i < 0 {
 			return feed.NewFault(fmt.Errorf("order %d: %w", number, feed.ErrConfig), "H-205", "name", strconv.FormatUint(number, 10))
 		}
-		if o = all[i]; o.Operator == who {
+		if _, err := tx.Get(bucketIssued, numberKey(number), &issuer); err != nil {
+			return err
+		}
+		if o = all[i]; issuer == who {
 			return ownWork(who)
 		}
+		if err := signNew(db.Dir(), all[i:i+1]); err != nil {
+			return err
+		}
+		o = all[i]
 		if err := o.add(key); err != nil {
 			return err
 		}
@@ -374,7 +382,7 @@ func ApproveOrder(db *state.DB, number uint64, key signature.Signer, who string,
 		if err := o.put(tx, root.Signed.Version); err != nil {
 			return err
 		}
-		return tx.Audit(state.Record{Time: now, Who: who, What: "approve order", Result: "ok", Detail: map[string]string{"order": strconv.FormatUint(number, 10), "operator": o.Operator}})
+		return tx.Audit(state.Record{Time: now, Who: who, What: "approve order", Result: "ok", Detail: map[string]string{"order": strconv.FormatUint(number, 10), "operator": issuer}})
 	})
 	return o.Order, err
 }

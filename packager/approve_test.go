@@ -65,7 +65,7 @@ func TestApproval(t *testing.T) {
 
 	// Unapproved it waits: nothing of it is in force.
 	_, _, err := w.take(bare)
-	wantCode(t, err, "H-603")
+	wantCode(t, err, "H-661")
 	if !errors.Is(err, feed.ErrHeld) || w.accepted() != 1 {
 		t.Fatalf("%v, accepted %d", err, w.accepted())
 	}
@@ -92,7 +92,7 @@ func TestApproval(t *testing.T) {
 	// The same medium again, without its approval, is still the accepted bundle.
 	must2(t)(w.take(bare))
 	_, _, err = w.take(other)
-	wantCode(t, err, "H-605")
+	wantCode(t, err, "H-662")
 
 	// Beside the set, and from a second medium together with the first.
 	a3 := w.snapshot("alpha", sample("3"))
@@ -115,7 +115,7 @@ func TestApprovalOvertaken(t *testing.T) {
 	key, _ := w.enrol()
 	d1, _ := w.pack(w.snapshot("alpha", sample("1")))
 	_, _, err := w.take(d1)
-	wantCode(t, err, "H-603")
+	wantCode(t, err, "H-661")
 	d2, _ := w.pack(w.snapshot("alpha", sample("2")))
 	w.approve(d2, key)
 	must2(t)(w.take(d2))
@@ -123,7 +123,7 @@ func TestApprovalOvertaken(t *testing.T) {
 		t.Error("the older one still waits")
 	}
 	_, _, err = w.take(copyTree(t, d1))
-	wantCode(t, err, "H-603")
+	wantCode(t, err, "H-661")
 }
 
 func TestForgedApprovals(t *testing.T) {
@@ -192,7 +192,7 @@ func TestApproverRules(t *testing.T) {
 	d, _ := w.pack(w.snapshot("alpha", sample("1")))
 	look := must(packager.LookAtBundle(w.outDB, []string{d}))(t)
 	_, err := packager.Approve(w.outDB, look, key, "tester", w.now)
-	wantCode(t, err, "H-604") // who packed it
+	wantCode(t, err, "H-644") // who packed it
 	_, err = packager.Approve(w.outDB, look, packager.KeyOf(t, w.out), "approver", w.now)
 	wantCode(t, err, "H-515")
 	// A medium that was changed after packing is not approved.
@@ -210,13 +210,13 @@ func TestApproverRules(t *testing.T) {
 		t.Error(err)
 	}
 	// An order waits for the approver, who did not issue it.
-	o, waits, err := packager.Issue(w.outDB, feed.Order{Schema: 1, Kind: feed.OrderPullBack, Feed: "alpha", Reason: "r", Operator: "tester", Issued: w.now}, nil, "tester", w.now)
+	o, waits, err := packager.Issue(w.outDB, feed.Order{Schema: 1, Kind: feed.OrderPullBack, Feed: "alpha", Reason: "r", Operator: "tester", Issued: w.now}, nil, "tester", nil, w.now)
 	ok(t, err)
 	if !waits {
 		t.Error("does not wait")
 	}
 	trust, waits, err := packager.Issue(w.outDB, feed.Order{Schema: 1, Kind: feed.OrderTrust, Feed: "alpha", Reason: "r", Operator: "tester", Issued: w.now,
-		Anchor: &feed.NewAnchor{Name: "n", Use: "openpgp", Data: []byte("k")}}, nil, "tester", w.now)
+		Anchor: &feed.NewAnchor{Name: "n", Use: "openpgp", Data: []byte("k")}}, nil, "tester", nil, w.now)
 	ok(t, err)
 	if !waits {
 		t.Error("a trust order does not wait")
@@ -226,7 +226,7 @@ func TestApproverRules(t *testing.T) {
 		t.Errorf("waiting %v", r.Waiting)
 	}
 	_, err = packager.ApproveOrder(w.outDB, o.Number, key, "tester", w.now)
-	wantCode(t, err, "H-604")
+	wantCode(t, err, "H-644")
 	must(packager.ApproveOrder(w.outDB, o.Number, key, "approver", w.now))(t)
 	must(packager.ApproveOrder(w.outDB, trust.Number, key, "approver", w.now))(t)
 	d, r = w.pack(w.snapshot("alpha", sample("3")))

@@ -463,7 +463,8 @@ type Info struct {
 	Foreign  []string  // files that are not the bundle's, at most 100
 	Foreigns int       // how many there are
 	Orders   []feed.Order
-	Warnings []error // Faults
+	Warnings []error  // Faults
+	Media    []string // registered numbers of the volumes at hand, those that have one
 	// TargetsThreshold is how many keys must sign a set: 2 where an approver has
 	// a key. Unapproved is a set that lacks the approver's.
 	TargetsThreshold int
@@ -472,13 +473,19 @@ type Info struct {
 
 // Info returns what is known without reading the payload.
 func (b *Bundle) Info() Info {
-	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.foreign, b.nForeign, nil, b.warnings, b.judged.threshold, b.judged.unapproved}
+	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.foreign, b.nForeign, nil, b.warnings, nil, b.judged.threshold, b.judged.unapproved}
 	for _, o := range b.orders {
 		i.Orders = append(i.Orders, o.Order)
 	}
-	for v := range b.present {
+	for v, m := range b.present {
 		i.Volumes = append(i.Volumes, v)
+		if raw, err := m.read(nameReadme, maxReadme); err == nil { // compared with the volume table by checkStructure
+			if s := labelOf(raw); s != "" {
+				i.Media = append(i.Media, s)
+			}
+		}
 	}
+	slices.Sort(i.Media)
 	slices.Sort(i.Volumes)
 	return i
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -20,6 +21,10 @@ import (
 
 // OrderType is the DSSE payload type of an order: its JSON as package feed has it.
 const OrderType = "application/vnd.hashike.order.v1+json"
+
+// bucketIssued of state.db, outside: order number → who issued it. The order
+// itself travels and names nobody.
+const bucketIssued = "issued"
 
 // bucketEnvelopes of state.db, outside: order number "/" root version → DSSE
 // envelope, signed under that root.
@@ -159,7 +164,10 @@ func ordersUnder(tx state.Tx, version int64) ([]SignedOrder, error) {
 	}
 	var out []SignedOrder
 	for _, o := range orders {
-		s := SignedOrder{Order: o}
+		s, err := sealOrder(o) // unsigned: one that a lost medium made
+		if err != nil {
+			return nil, err
+		}
 		for key, decode := range tx.All(bucketEnvelopes, numberKey(o.Number)+"/") {
 			if key > envelopeKey(o.Number, version) {
 				break // for a root that was never finished
@@ -191,8 +199,9 @@ func (s SignedOrder) put(tx state.Tx, version int64) error {
 // else by the bundle key. waits is true if an approver must sign it before it
 // travels (ApproveOrder). ErrConfig if the order says too little, the keys are
 // not this root's or too few, or the kind needs them (NeedsRoot) and no
-// approver is enrolled.
-func Issue(db *state.DB, o feed.Order, keys []RootKey, who string, now time.Time) (issued feed.Order, waits bool, err error) {
+// approver is enrolled. detail goes into the audit record: names that the order
+// does not say.
+func Issue(db *state.DB, o feed.Order, keys []RootKey, who string, detail map[string]string, now time.Time) (issued feed.Order, waits bool, err error) {
 	root, err := newestRoot(db.Dir())
 	if err != nil {
 		return o, false, err
@@ -231,8 +240,12 @@ func Issue(db *state.DB, o feed.Order, keys []RootKey, who string, now time.Time
 		if err := s.put(tx, root.Signed.Version); err != nil {
 			return err
 		}
-		return tx.Audit(state.Record{Time: now, Who: who, What: "order", Result: "ok", Detail: map[string]string{
-			"order": strconv.FormatUint(o.Number, 10), "kind": string(o.Kind), "feed": o.Feed, "reason": o.Reason, "approver": o.Approver}})
+		if err := tx.Put(bucketIssued, numberKey(o.Number), who); err != nil {
+			return err
+		}
+		all := map[string]string{"order": strconv.FormatUint(o.Number, 10), "kind": string(o.Kind), "feed": o.Feed, "reason": o.Reason, "approver": o.Approver}
+		maps.Copy(all, detail)
+		return tx.Audit(state.Record{Time: now, Who: who, What: "order", Result: "ok", Detail: all})
 	})
 	return o, waits, err
 }
@@ -270,6 +283,23 @@ func rootSigners(root *metadata.Metadata[metadata.RootType], keys []RootKey) ([]
 			"slot", "-", "given", strconv.Itoa(len(out)), "need", strconv.Itoa(n))
 	}
 	return out, nil
+}
+
+// signNew signs orders that carry no signature yet, where the bundle key may.
+func signNew(data state.Dir, orders []SignedOrder) error {
+	for i := range orders {
+		if len(orders[i].env.Signatures) > 0 || NeedsRoot(orders[i].Kind) {
+			continue
+		}
+		k, err := bundleKey(data)
+		if err == nil {
+			err = orders[i].add(k)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // travelling divides orders into those that go into a bundle now and the

@@ -145,13 +145,13 @@ func TestOrdersAcrossRotations(t *testing.T) {
 	pull := feed.Order{Schema: 1, Kind: feed.OrderPullBack, Feed: "av", Reason: "r", Operator: "o", Issued: now}
 	issue := func(o feed.Order, keys ...RootKey) bool {
 		t.Helper()
-		_, waits, err := Issue(db, o, keys, "tester", now)
+		_, waits, err := Issue(db, o, keys, "tester", nil, now)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return waits
 	}
-	if _, _, err := Issue(db, trustOrder(now), nil, "tester", now); err == nil {
+	if _, _, err := Issue(db, trustOrder(now), nil, "tester", nil, now); err == nil {
 		t.Error("a trust order without root keys")
 	}
 	if issue(pull) || issue(trustOrder(now), keys[0], keys[2]) {

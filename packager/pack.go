@@ -55,6 +55,9 @@ type PackOptions struct {
 	ClockChecked string        // the operator's word that the clock is right although every vendor is quiet; audited
 	Validity     time.Duration // 0 is DefaultValidity
 	Who          string
+	Urgent       bool           // may be approved by telephone
+	Only         []string       // feeds whose blobs are carried; empty is all. Every feed is stated.
+	Media        []string       // registered numbers of To and More; a set in one directory has the first
 	Progress     func(Progress) // may be nil
 
 	limits               limits // zero: the format's
@@ -81,6 +84,7 @@ type Report struct {
 	RootEnds   time.Time
 	RootWarns  int           // KeyExpiry.Warning
 	ReadBack   time.Duration // how long reading everything again took
+	Erased     []Erased      // older bundles that were on the media
 	StreamHash feed.Digest   // of the block table: identity of the stream
 }
 
@@ -118,10 +122,9 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err := o.fits(p); err != nil {
 		return Report{}, err
 	}
-	for _, dir := range o.media() {
-		if err := clearMedium(dir); err != nil {
-			return Report{}, err
-		}
+	erased, err := o.clearMedia()
+	if err != nil {
+		return Report{}, err
 	}
 	c, err := reserve(o.DB, o.Now)
 	if err != nil {
@@ -145,6 +148,7 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	}
 	r := w.report(set, c)
 	r.Waiting, r.Approval = o.waiting, o.approver
+	r.Erased = erased
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))
 	return r, o.remember(r.Packed)
 }
@@ -239,6 +243,10 @@ func (o *PackOptions) check() error {
 		if o.only, err = o.repair(); err != nil {
 			return err
 		}
+	} else if len(o.Only) > 0 {
+		if o.only, err = o.some(); err != nil {
+			return err
+		}
 	}
 	if o.Validity == 0 {
 		o.Validity = DefaultValidity
@@ -275,9 +283,30 @@ func (o *PackOptions) takeOrders() error {
 	o.approver = root.Signed.Roles[metadata.TARGETS].Threshold > 1
 	return o.DB.View(func(tx state.Tx) error {
 		all, err := ordersUnder(tx, root.Signed.Version)
+		if err == nil {
+			err = signNew(o.Data, all)
+		}
 		o.orders, o.waiting = travelling(all, root, o.Now)
 		return err
 	})
+}
+
+// some collects the blobs of the feeds that are carried alone.
+func (o *PackOptions) some() (map[sum]struct{}, error) {
+	only := map[sum]struct{}{}
+	for _, name := range o.Only {
+		i := slices.IndexFunc(o.Feeds, func(c Carry) bool { return c.Snapshot.Header().Feed == name })
+		if i < 0 {
+			return nil, feed.NewFault(fmt.Errorf("feed %q has nothing to carry: %w", name, feed.ErrConfig), "H-205", "name", name)
+		}
+		for a, err := range o.Feeds[i].Snapshot.Artifacts() {
+			if err != nil {
+				return nil, err
+			}
+			only[sumOf(a.Digest)] = struct{}{}
+		}
+	}
+	return only, nil
 }
 
 // checkClock refuses to sign with a clock that vendors' signatures contradict.
@@ -506,15 +535,45 @@ func oursIn(dir string) (files []found, dirs []string, err error) {
 		}
 		return err
 	})
+	if err == nil {
+		err = foreignLayout(dir, files)
+	}
 	return files, dirs, err
+}
+
+// clearMedia removes the older bundles that the media hold; each is in the log.
+func (o *PackOptions) clearMedia() (out []Erased, err error) {
+	for _, dir := range o.media() {
+		on, err := LookAt(dir)
+		if err != nil {
+			return out, err
+		}
+		n, err := clearMedium(dir)
+		if err != nil {
+			return out, err
+		}
+		if n == 0 {
+			continue
+		}
+		out = append(out, Erased{dir, n, on})
+		err = o.DB.Update(func(tx state.Tx) error {
+			return tx.Audit(state.Record{Time: o.Now, Who: o.Who, What: "wipe medium", Result: "ok", Detail: map[string]string{
+				"medium": on.Medium, "bundle": strconv.FormatUint(on.Bundle, 10), "files": strconv.Itoa(n), "at": dir,
+			}})
+		})
+		if err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
 // clearMedium makes dir empty if all it holds is an older bundle of ours (or
 // part of one); a file that is not ours is an error, and nothing is removed.
-func clearMedium(dir string) error {
+func clearMedium(dir string) (int, error) {
 	files, dirs, err := oursIn(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// What makes it a bundle goes first: half an old one is none.
 	slices.SortStableFunc(files, func(a, b found) int { return cmp.Compare(rank(a.name), rank(b.name)) })
@@ -525,10 +584,10 @@ func clearMedium(dir string) error {
 	}
 	for _, name := range slices.Concat(names, dirs) {
 		if err := durable.Remove(filepath.Join(dir, filepath.FromSlash(name))); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return durable.SyncDir(dir)
+	return len(files), durable.SyncDir(dir)
 }
 
 func rank(name string) int {

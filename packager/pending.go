@@ -39,7 +39,7 @@ func PendingBundle(tx state.Tx) (Pending, bool, error) {
 
 // waits is the fault of a bundle that nobody approved yet.
 func (b *Bundle) waits() error {
-	return feed.NewFault(fmt.Errorf("bundle %d is not approved: %w", b.set.Number, feed.ErrHeld), "H-603", "number", strconv.FormatUint(b.set.Number, 10))
+	return feed.NewFault(fmt.Errorf("bundle %d is not approved: %w", b.set.Number, feed.ErrHeld), "H-661", "number", strconv.FormatUint(b.set.Number, 10))
 }
 
 // keepPending copies what is not payload and remembers the bundle; a newer one
@@ -141,7 +141,7 @@ func pendingMedia(db *state.DB, dirs []string) ([]string, error) {
 			return volumesIn([]string{filepath.Join(string(db.Dir().Trust()), p.Dir)}), nil
 		}
 	}
-	return nil, feed.NewFault(fmt.Errorf("no bundle here waits for this approval: %w", feed.ErrConfig), "H-605", "dir", strings.Join(dirs, ", "))
+	return nil, feed.NewFault(fmt.Errorf("no bundle here waits for this approval: %w", feed.ErrConfig), "H-662", "dir", strings.Join(dirs, ", "))
 }
 
 // dropPending removes the copies of bundles that wait no more.

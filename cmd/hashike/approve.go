@@ -11,12 +11,13 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
 )
 
 // approveCommand signs a bundle or an order with an approver's key. It is done
-// outside, by somebody else than who packed or issued (station.person), and
+// outside, by somebody else than who packed or issued (station.approver), and
 // after the contents were shown.
 func (a *app) approveCommand() *cobra.Command {
 	var file string
@@ -40,9 +41,15 @@ func (a *app) approveCommand() *cobra.Command {
 	return c
 }
 
-// person is who acts: the OS account. Registered persons and their PIN, where
-// an account is shared, decide here.
-func (s *station) person() (string, error) { return who(), nil }
+// approver is who approves: a person registered as approver, where anybody is,
+// and never who made it (H-644, H-645).
+func (s *station) approver(madeBy string) (string, error) {
+	by := s.who()
+	return by, s.db.View(func(tx state.Tx) error {
+		_, err := people.CheckApprover(tx, by, madeBy)
+		return err
+	})
+}
 
 func (s *station) approveBundle(dirs []string, file string) error {
 	t, err := packager.LookAtBundle(s.db, dirs)
@@ -61,7 +68,7 @@ func (s *station) approveBundle(dirs []string, file string) error {
 	if err != nil || key == nil {
 		return err
 	}
-	by, err := s.person()
+	by, err := s.approver(t.Packed.Operator)
 	if err != nil {
 		return err
 	}
@@ -81,7 +88,7 @@ func (s *station) approveOrder(number uint64, file string) error {
 	if err != nil || key == nil {
 		return err
 	}
-	by, err := s.person()
+	by, err := s.approver("")
 	if err != nil {
 		return err
 	}

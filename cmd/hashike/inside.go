@@ -56,30 +56,38 @@ func (s *station) publisher() (*mirror.Publisher, error) {
 		return nil, err
 	}
 	return mirror.NewPublisher(mirror.Options{Data: s.dir, DB: s.db, Store: s.store, Feeds: s.cfg.Feeds, Clock: s.now, Rings: r,
-		Keep: s.cfg.Rings.Keep, Who: who(), Log: s.log}), nil
+		Keep: s.cfg.Rings.Keep, Who: s.who(), Log: s.log}), nil
 }
 
 func (a *app) importCommand() *cobra.Command {
-	return &cobra.Command{Use: "import DIR…", Short: a.cat.T("cmd.import"), Args: cobra.MinimumNArgs(1),
+	var o consent
+	c := &cobra.Command{Use: "import DIR…", Short: a.cat.T("cmd.import"), Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, dirs []string) error {
+			if o.telephone && o.by == "" {
+				return usageError{fmt.Errorf("--telephone: %s", a.cat.T("flag.telephone"))}
+			}
 			return a.with("import", inside, func(s *station) error {
-				if err := s.importDirs(c.Context(), dirs, a.out); err != nil {
+				if err := s.importDirs(c.Context(), dirs, &o, a.out); err != nil {
 					return err
 				}
-				return s.advance(c.Context(), a.out)
+				return errors.Join(s.advance(c.Context(), a.out), o.waits)
 			})
 		}}
+	c.Flags().StringVar(&o.by, "approved-by", "", a.cat.T("flag.approvedby"))
+	c.Flags().BoolVar(&o.telephone, "telephone", false, a.cat.T("flag.telephone"))
+	c.Flags().StringVar(&o.found, "found", "", a.cat.T("flag.found"))
+	return c
 }
 
 // importDirs imports one bundle from its volumes and says what happened to each feed.
-func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) error {
+func (s *station) importDirs(ctx context.Context, dirs []string, c *consent, out io.Writer) error {
 	bar := s.progress()
 	setups := map[string]feed.Setup{}
 	for _, f := range s.cfg.Feeds {
 		setups[f.Name] = f
 	}
 	report, err := mirror.Import(ctx, mirror.ImportOptions{Data: s.dir, DB: s.db, Store: s.store, Feeds: setups, Verify: s.verifyInside,
-		Clock: s.clock, Log: s.log, Who: who(),
+		Clock: s.clock, Log: s.log, Who: s.who(), Admit: s.admit(c),
 		Progress: func(p packager.Progress) { bar.step(s.cat.T("stage."+p.Stage), p.Done, p.Total) }}, dirs)
 	bar.done()
 	s.printImport(report, out)
@@ -96,7 +104,7 @@ func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) 
 
 // printNeed shows what to bring if no volume that is still to come holds it.
 func (s *station) printNeed(r mirror.ImportReport, out io.Writer) error {
-	if r.Set.Number == 0 || r.Left == 0 && len(r.Feeds) > 0 && !slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) || len(r.Needed) > 0 {
+	if r.Set.Number == 0 || r.Left == 0 && len(r.Feeds) > 0 && !slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) || len(r.Needed) > 0 || r.Set.Partial {
 		return nil
 	}
 	n, err := packager.Lacking(s.db, s.store)
@@ -152,7 +160,7 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 	fmt.Fprintln(out, "  "+s.cat.T("import.words", setWords(r.ID)))
 	for _, f := range r.Feeds {
 		fmt.Fprintln(out, "  "+s.cat.T("import."+string(f.Outcome), f.Feed, f.Serial))
-		if f.Outcome == mirror.FeedIncomplete && len(r.Needed) > 0 {
+		if f.Outcome == mirror.FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial) {
 			continue // its files are on the volumes named below
 		}
 		for i, name := range f.Names {
@@ -241,7 +249,7 @@ func (s *station) publish(ctx context.Context, setups []feed.Setup, ring string,
 	if err != nil {
 		return err
 	}
-	o.By = who()
+	o.By = s.who()
 	var errs []error
 	for _, f := range setups {
 		gens, err := p.Publish(ctx, f.Name, ring, o)
@@ -267,7 +275,7 @@ func (s *station) release(setups []feed.Setup, reason string) error {
 			continue
 		}
 		done[n] = true
-		if err := packager.Release(s.db, n, reason, who(), s.clock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := packager.Release(s.db, n, reason, s.who(), s.clock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -287,7 +295,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				gens, err := p.Rollback(c.Context(), args[0], serial, who(), reason)
+				gens, err := p.Rollback(c.Context(), args[0], serial, s.who(), reason)
 				s.printGenerations(gens, a.out)
 				return err
 			})
@@ -309,7 +317,7 @@ func (a *app) withdrawCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				gens, took, err := p.Withdraw(c.Context(), args[0], file, who(), reason)
+				gens, took, err := p.Withdraw(c.Context(), args[0], file, s.who(), reason)
 				s.printGenerations(gens, a.out)
 				if err == nil {
 					fmt.Fprintln(a.out, a.cat.T("withdraw.took", len(took)))
@@ -395,9 +403,10 @@ func (s *station) watchInbox(ctx context.Context, still time.Duration) {
 	seen := map[string]sight{}
 	for {
 		for _, dir := range s.inboxReady(seen, still) {
-			err := s.importDirs(ctx, []string{dir}, s.out)
+			var c consent // nobody is there to ask: what no blanket approval covers waits
+			err := s.importDirs(ctx, []string{dir}, &c, s.out)
 			if err == nil {
-				err = s.advance(ctx, s.out)
+				err = errors.Join(s.advance(ctx, s.out), c.waits)
 			}
 			if err != nil && ctx.Err() == nil {
 				s.app.report(err)

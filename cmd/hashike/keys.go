@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -147,16 +146,6 @@ func (a *app) keysBook() *cobra.Command {
 	}}
 }
 
-// line reads one line that a person types; io.EOF with the last one if nothing
-// follows.
-func (a *app) line() (string, error) {
-	if a.typed == nil {
-		a.typed = bufio.NewReader(io.LimitReader(a.in, 1<<20))
-	}
-	l, err := a.typed.ReadString('\n')
-	return strings.TrimRight(l, "\r\n"), err
-}
-
 // rootKeysFrom reads root keys from files, or asks for two to be typed: a line
 // that was mistyped is said at once and asked for again.
 func (a *app) rootKeysFrom(files []string) ([]packager.RootKey, error) {
@@ -198,7 +187,7 @@ func (a *app) typeRootKey() (packager.RootKey, error) {
 	slips := 0
 	for r.Next() != 0 {
 		fmt.Fprint(a.err, a.cat.T("keys.line", r.Next()))
-		l, rerr := a.line()
+		l, rerr := a.rawLine()
 		if strings.TrimSpace(l) == "" && rerr != nil {
 			return packager.RootKey{}, feed.NewFault(fmt.Errorf("two root keys are needed: %w", feed.ErrConfig), "H-513", "slot", "-", "given", "0", "need", "2")
 		}
@@ -283,7 +272,7 @@ func (s *station) rotate(ch packager.Change, files []string, to string) error {
 			return err
 		}
 		return s.writeKeySheets(dir, made, s.keepers(ch.Holders))
-	}, who(), s.clock())
+	}, s.who(), s.clock())
 	if err != nil {
 		return err
 	}

@@ -177,6 +177,9 @@ func (w *world) setOperator(number uint64, name string) {
 func TestApproveByCommand(t *testing.T) {
 	dir, vendor := signedTree(t, map[string]string{"tool.exe": "one"})
 	w := newWorld(t, treeBlock(dir))
+	for _, side := range []string{outside, inside} {
+		setLine(t, w.path(side, "hashike.toml"), `approval = "paper"`, `approval = "key"`)
+	}
 	roots := []string{"--root-key", w.path("envelopes", "root-key-1.txt"), "--root-key", w.path("envelopes", "root-key-3.html")}
 	w.fails(exitConfig, "H-512", append([]string{"--data", w.path(outside), "keys", "rotate", "bundle"}, roots...)...)
 	roots[3] = w.path("envelopes", "root-key-3.txt")
@@ -200,7 +203,7 @@ func TestApproveByCommand(t *testing.T) {
 		t.Errorf("pack does not say what is next:\n%s", out)
 	}
 	approve := []string{"--data", w.path(outside), "approve", w.path("media"), "--key", key}
-	if _, said, code := w.run(pass+"\n", approve...); code != exitConfig || !strings.Contains(said, "H-604") {
+	if _, said, code := w.run(pass+"\n", approve...); code != exitHeld || !strings.Contains(said, "H-644") {
 		t.Errorf("approved one's own work: exit %d\n%s", code, said)
 	}
 	w.setOperator(1, "担当者")
@@ -210,7 +213,7 @@ func TestApproveByCommand(t *testing.T) {
 	if out := w.ok("\n", approve...); !strings.Contains(out, "承認しませんでした") {
 		t.Errorf("an empty passphrase: %s", out)
 	}
-	w.fails(exitHeld, "H-603", "--data", w.path(inside), "import", w.path("media"))
+	w.fails(exitHeld, "H-661", "--data", w.path(inside), "import", w.path("media"))
 	if out := w.inside("status"); !strings.Contains(out, "第1便") || !strings.Contains(out, "承認を待って") {
 		t.Errorf("status does not say what waits:\n%s", out)
 	}
@@ -242,7 +245,7 @@ func TestApproveByCommand(t *testing.T) {
 	if out := w.outside("pack", "--to", w.path("m2"), "--clock-checked", "test"); !strings.Contains(out, "指示2は承認を待って") {
 		t.Errorf("pack took an order that nobody approved:\n%s", out)
 	}
-	if _, said, code := w.run(pass+"\n", "--data", w.path(outside), "approve", "--order", "2", "--key", key); code != exitConfig || !strings.Contains(said, "H-604") {
+	if _, said, code := w.run(pass+"\n", "--data", w.path(outside), "approve", "--order", "2", "--key", key); code != exitHeld || !strings.Contains(said, "H-644") {
 		t.Errorf("approved one's own order: exit %d\n%s", code, said)
 	}
 	w.ok("", append([]string{"--data", w.path(outside), "keys", "rotate", "approver", "--none"}, roots...)...)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashike/hashike/fetcher"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
 )
@@ -30,7 +31,7 @@ func (s *station) fetcher(progress func(fetcher.Event)) (*fetcher.Fetcher, error
 		}
 		n.ExtraRoots = append(n.ExtraRoots, pem)
 	}
-	return fetcher.New(fetcher.Options{Data: s.dir, DB: s.db, Store: s.store, Network: n, Clock: s.clock, Log: s.log, Progress: progress, Who: who(),
+	return fetcher.New(fetcher.Options{Data: s.dir, DB: s.db, Store: s.store, Network: n, Clock: s.clock, Log: s.log, Progress: progress, Who: s.who(),
 		Verify: func(ctx context.Context, setup feed.Setup, c feed.Content, prev state.FeedState) (fetcher.Verdict, error) {
 			v, err := s.verify(ctx, setup, c, prev)
 			return fetcher.Verdict{Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest}, err
@@ -126,6 +127,28 @@ func (a *app) checkCommand() *cobra.Command {
 	return c
 }
 
+// unnamed puts registry numbers for the persons in an order, which travels: a
+// medium names nobody. names are for the log.
+func (s *station) unnamed(o feed.Order) (feed.Order, map[string]string, error) {
+	var names map[string]string
+	err := s.db.View(func(tx state.Tx) (err error) {
+		if o.Approver != "" {
+			if o.Approver, err = people.CheckApprover(tx, o.Approver, s.who()); err != nil {
+				return err
+			}
+		}
+		names = map[string]string{"approver": o.Approver, "operator": o.Operator}
+		if o.Operator, err = neutral(tx, o.Operator, people.Operator); err != nil {
+			return err
+		}
+		if o.Approver != "" {
+			o.Approver, err = neutral(tx, o.Approver, people.Approver)
+		}
+		return err
+	})
+	return o, names, err
+}
+
 // printHosts prints the permission request for the security cloud.
 func (s *station) printHosts(out io.Writer) error {
 	fmt.Fprintln(out, s.cat.T("hosts.title"))
@@ -149,7 +172,7 @@ func (a *app) orderCommand() *cobra.Command {
 	c := &cobra.Command{Use: "order trust|distrust|exception|allow-rollback|pull-back|floor", Short: a.cat.T("cmd.order"), Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with("order", outside, func(s *station) error {
-				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), who(), s.now()
+				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), s.who(), s.now()
 				if strength != "" {
 					if err := o.Strength.UnmarshalText([]byte(strength)); err != nil {
 						return err
@@ -178,7 +201,7 @@ func (a *app) orderCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: anchorFile}
+					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: filepath.Base(anchorFile)}
 				}
 				if floor != "" {
 					t, err := time.Parse(time.RFC3339, floor)
@@ -238,7 +261,11 @@ func (s *station) issue(o feed.Order, files []string) error {
 			return err
 		}
 	}
-	o, waits, err := packager.Issue(s.db, o, keys, who(), s.clock())
+	var names map[string]string
+	if o, names, err = s.unnamed(o); err != nil {
+		return err
+	}
+	o, waits, err := packager.Issue(s.db, o, keys, s.who(), names, s.clock())
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ func (a *app) receiptCommand() *cobra.Command {
 	var asJSON bool
 	show := &cobra.Command{Use: "show", Short: a.cat.T("cmd.receiptshow"), RunE: func(*cobra.Command, []string) error {
 		return a.with("receipt show", inside, func(s *station) error {
-			r, err := packager.ShowReceipt(s.db, s.missing, who(), s.now())
+			r, err := packager.ShowReceipt(s.db, s.missing, s.who(), s.now())
 			if err != nil {
 				return err
 			}
@@ -76,7 +76,7 @@ func (a *app) baseCommand() *cobra.Command {
 	var number uint64
 	set := &cobra.Command{Use: "set", Short: a.cat.T("cmd.baseset"), RunE: func(*cobra.Command, []string) error {
 		return a.with("base set", outside, func(s *station) error {
-			if err := packager.SetBase(s.db, site, number, who(), s.now()); err != nil {
+			if err := packager.SetBase(s.db, site, number, s.who(), s.now()); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.out, a.cat.T("base.set", site, number))
@@ -91,5 +91,5 @@ func (a *app) baseCommand() *cobra.Command {
 
 // enterAt is "receipt enter" at this station's clock.
 func enterAt(s *station, typed string) (packager.Received, error) {
-	return packager.EnterReceipt(s.db, typed, who(), s.now())
+	return packager.EnterReceipt(s.db, typed, s.who(), s.now())
 }

@@ -50,7 +50,7 @@ func (a *app) initCommand() *cobra.Command {
 		case side == inside && pair != "" && !resume:
 			fmt.Fprint(a.err, a.cat.T("init.ask"))
 			digits, err := a.line()
-			if err != nil && !errors.Is(err, io.EOF) {
+			if err != nil {
 				return err
 			}
 			return a.initInside(state.Dir(dir), pair, strings.TrimSpace(digits), name)
@@ -230,11 +230,7 @@ func (a *app) secret() (string, error) {
 		fmt.Fprintln(a.err)
 		return string(b), err
 	}
-	line, err := a.line()
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return line, err
+	return a.line()
 }
 
 // parseDay reads a date of a person: 2027-03-31, its end in JST.

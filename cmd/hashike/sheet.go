@@ -38,7 +38,7 @@ type sheet struct {
 // carrySheet collects what the page says, in the order of municipal forms
 // (docs/words.md): numbers, borrower, contents, virus check, words, anchor,
 // approval, out and in, result, erasure.
-func (s *station) carrySheet(r packager.Report, carries []packager.Carry) (sheet, error) {
+func (s *station) carrySheet(r packager.Report, carries []packager.Carry, o packOptions) (sheet, error) {
 	var anchor string
 	err := s.db.View(func(tx state.Tx) error {
 		for rec, err := range tx.AuditLog(1) {

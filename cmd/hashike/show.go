@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/mirror"
 )
 
@@ -72,6 +73,13 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 		if f.Problem != "" {
 			fmt.Fprintln(out, "  "+s.cat.T("status.problem", f.Feed, f.Code, f.Problem))
 		}
+	}
+	for _, w := range o.Awaited {
+		key := "status.awaits"
+		if w.How == people.ByTelephone {
+			key = "status.telephone"
+		}
+		fmt.Fprintln(out, "  "+s.cat.T(key, w.Bundle, i18n.Date(w.Since, lang), w.Bundle))
 	}
 	for _, od := range o.Orders {
 		if !od.InForce(s.now()) {
@@ -259,7 +267,13 @@ func (a *app) gcCommand() *cobra.Command {
 			if r.Busy > 0 {
 				fmt.Fprintln(a.out, a.cat.T("gc.busy", r.Busy))
 			}
-			return nil
+			if dry {
+				return nil
+			}
+			if err := s.closeYears(0, a.out); err != nil {
+				return err
+			}
+			return s.audit("gc", nil, map[string]string{"snapshots": fmt.Sprint(r.Snapshots), "blobs": fmt.Sprint(r.Blobs), "bytes": fmt.Sprint(r.Bytes)})
 		})
 	}}
 	c.Flags().BoolVar(&dry, "dry-run", false, a.cat.T("flag.dry"))
@@ -294,7 +308,10 @@ func (s *station) scrub(ctx context.Context, share float64, out io.Writer) error
 	for _, d := range r.Damaged {
 		fmt.Fprintf(out, "  %s %s %s\n", d.Digest, d.Feed, d.Path)
 	}
-	return err
+	if ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(err, s.audit("scrub", err, map[string]string{"blobs": fmt.Sprint(r.Blobs), "bytes": fmt.Sprint(r.Bytes), "damaged": fmt.Sprint(len(r.Damaged))}))
 }
 
 func (a *app) versionCommand() *cobra.Command {

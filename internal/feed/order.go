@@ -16,6 +16,7 @@ const (
 	OrderFloor     OrderKind = "floor"          // resets the time floor
 	OrderRollback  OrderKind = "allow-rollback" // lets marks of one feed go back once
 	OrderPullBack  OrderKind = "pull-back"      // stops serving
+	OrderVoid      OrderKind = "void"           // a bundle whose medium was lost: not imported without a person's word
 )
 
 // Order is a signed instruction that travels with every bundle until it ends.
@@ -31,6 +32,7 @@ type Order struct {
 	Anchor   *NewAnchor `json:"anchor,omitempty"`   // trust
 	Time     time.Time  `json:"time,omitzero"`      // floor: the new floor
 	Serial   uint64     `json:"serial,omitempty"`   // pull-back, rollback: which snapshot
+	Bundle   uint64     `json:"bundle,omitempty"`   // void: its number
 	Reason   string     `json:"reason"`
 	Operator string     `json:"operator"`
 	Approver string     `json:"approver"`
@@ -82,6 +84,10 @@ func (o Order) Check() error {
 	case OrderRollback, OrderPullBack:
 		if o.Feed == "" {
 			return bad("which feed")
+		}
+	case OrderVoid:
+		if o.Bundle == 0 {
+			return bad("which bundle")
 		}
 	default:
 		return bad(fmt.Sprintf("unknown kind %.40q", o.Kind))

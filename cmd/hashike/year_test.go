@@ -1,0 +1,75 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Every byte of every record of an exported copy: changed, it is named.
+func TestEveryByteOfAnExportedCopy(t *testing.T) {
+	w := newWorld(t, "")
+	w.inside("person", "add", "山田 太郎", "--role", "operator")
+	w.inside("gc")
+	to := t.TempDir()
+	year := itoa(w.now().AddDate(0, -3, 0).Year())
+	w.inside("audit", "export", "--year", year, "--to", to)
+	name := filepath.Join(to, "audit-inside-"+year+".jsonl")
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(whole, []byte("\n"))
+	at := 0
+	for i, line := range lines[:len(lines)-1] {
+		for j := range line {
+			bad := bytes.Clone(whole)
+			bad[at+j] ^= 1 << (j % 8)
+			a := testApp(t, "", discard())
+			p := filepath.Join(to, "bad.jsonl")
+			if err := os.WriteFile(p, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.verifyCopies([]string{p}, nil); err == nil || faults(err)[0].Code != "H-703" || faults(err)[0].Args["record"] != itoa(i+1) {
+				t.Fatalf("record %d byte %d: %v", i+1, j, err)
+			}
+		}
+		at += len(line)
+	}
+}
+
+// After 31 March the year gets its file by itself; the auditor's copies verify
+// alone and across years, and anchors still find what a chain cannot.
+func TestYearsAreClosedByThemselves(t *testing.T) {
+	w := newWorld(t, "")
+	data, began := w.path(outside), time.Now()
+	year := began.AddDate(0, -3, 0).Year()
+	w.fails(exitConfig, "H-650", "--data", data, "audit", "close", "--year", itoa(year))
+	w.now = func() time.Time { return began.AddDate(1, 0, 0) }
+	out := w.typedOK("", "--data", data, "gc")
+	if !strings.Contains(out, itoa(year)+"年度") {
+		t.Errorf("gc did not close the year:\n%s", out)
+	}
+	if out := w.typedOK("", "--data", data, "audit", "close"); out != "" {
+		t.Errorf("closed twice: %s", out)
+	}
+	to := t.TempDir()
+	w.typedOK("", "--data", data, "audit", "export", "--year", itoa(year), "--to", to)
+	w.typedOK("", "--data", data, "audit", "export", "--year", "令和"+itoa(year+1-2018), "--to", to)
+	one, two := filepath.Join(to, "audit-outside-"+itoa(year)+".jsonl"), filepath.Join(to, "audit-outside-"+itoa(year+1)+".jsonl")
+	if b, err := os.ReadFile(one); err != nil || !bytes.Contains(b, []byte(`"hashike-audit-year"`)) {
+		t.Errorf("the exported copy of a closed year is not the signed file: %v", err)
+	}
+	said := w.ok("", "audit", "verify", one, two)
+	anchor := strings.TrimSpace(said[strings.LastIndex(said, " ")+1:])
+	w.ok("", "audit", "verify", two, one, "--anchors", anchor)
+	w.fails(exitDamaged, "H-703", "audit", "verify", one, "--anchors", anchor)
+	w.ok("", "--data", data, "audit", "verify", "--anchors", anchor)
+	if err := os.Remove(filepath.Join(data, "audit", filepath.Base(one))); err != nil {
+		t.Fatal(err)
+	}
+	w.fails(exitDamaged, "H-703", "--data", data, "audit", "verify")
+}
