@@ -49,21 +49,25 @@ type ceremony struct {
 	to       string   // directory for the sheets; empty is not now
 	attended bool     // ask for the word that they are printed, then wipe them
 	holders  []string // nil is the usual three offices
+	operator string   // who acts, and so holds none; empty is the account
 }
 
 // offices are the holders of root keys: as named, or as usual.
-func (a *app) offices(named []string) ([]string, error) {
+func (a *app) offices(named []string, operator string) ([]string, error) {
+	if operator == "" {
+		operator = who()
+	}
 	if len(named) == 0 {
 		for slot := 1; slot <= 3; slot++ {
 			named = append(named, a.cat.T(fmt.Sprintf("keys.holder.%d", slot)))
 		}
 	}
-	return named, packager.CheckHolders(named, who())
+	return named, packager.CheckHolders(named, operator)
 }
 
 // firstKeys makes the keys of an outside and delivers the sheets.
 func (a *app) firstKeys(dir state.Dir, c ceremony) error {
-	holders, err := a.offices(c.holders)
+	holders, err := a.offices(c.holders, c.operator)
 	if err != nil {
 		return err
 	}
@@ -100,7 +104,7 @@ func (a *app) keysInit() *cobra.Command {
 			if cer.to == "" {
 				return usageError{errors.New(a.cat.T("keys.to"))}
 			}
-			cer.attended = true
+			cer.attended, cer.operator = true, s.who()
 			if packager.HasKeys(s.dir) { // the word was not said the last time
 				return a.again(s.dir, cer)
 			}
@@ -258,7 +262,7 @@ func (s *station) rotate(ch packager.Change, files []string, to string) error {
 		return usageError{errors.New(s.cat.T("keys.to"))}
 	}
 	if len(ch.Holders) > 0 {
-		if err := packager.CheckHolders(ch.Holders, who()); err != nil {
+		if err := packager.CheckHolders(ch.Holders, s.who()); err != nil {
 			return err
 		}
 	}
@@ -292,7 +296,7 @@ func (s *station) rotate(ch packager.Change, files []string, to string) error {
 // keepers are the offices for new sheets: as named now, as the custody book
 // has them, or as usual.
 func (s *station) keepers(named []string) []string {
-	out, _ := s.offices(nil)
+	out, _ := s.offices(nil, s.who())
 	if held, _, _, err := packager.Custody(s.dir); err == nil {
 		for _, h := range held {
 			if h.Slot >= 1 && h.Slot <= len(out) {
