@@ -22,13 +22,13 @@ func TestEveryByteOfAnExportedCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	a := testApp(t, "", discard())
 	lines := bytes.SplitAfter(whole, []byte("\n"))
 	at := 0
 	for i, line := range lines[:len(lines)-1] {
 		for j := range line {
 			bad := bytes.Clone(whole)
 			bad[at+j] ^= 1 << (j % 8)
-			a := testApp(t, "", discard())
 			p := filepath.Join(to, "bad.jsonl")
 			if err := os.WriteFile(p, bad, 0o600); err != nil {
 				t.Fatal(err)
