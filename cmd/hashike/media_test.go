@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -281,7 +282,10 @@ func TestAMediumNamesNobody(t *testing.T) {
 			defer z.Close()
 			plain, err := io.ReadAll(z)
 			look(p+" (zstd)", plain)
-			return err
+			if err != nil && !errors.Is(err, zstd.ErrMagicMismatch) { // a parity block goes on with zeros
+				t.Errorf("%s: %v after %d of %d bytes", p, err, len(plain), len(raw))
+			}
+			return nil
 		}
 		for r := tar.NewReader(bytes.NewReader(raw)); ; {
 			h, err := r.Next()
