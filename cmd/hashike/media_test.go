@@ -148,6 +148,10 @@ func TestUrgentBundles(t *testing.T) {
 			t.Errorf("%s is not red:\n%s", side, s)
 		}
 	}
+	base := w.serve()
+	if _, page := get(t, base+"/"); !strings.Contains(string(page), "電話承認のみ") || strings.Contains(string(page), "課長") {
+		t.Errorf("the board:\n%s", page)
+	}
 	sheet, err := os.ReadFile(w.path(outside, "outbox/sheet-00002.txt"))
 	if err != nil || !strings.Contains(string(sheet), "緊急") {
 		t.Errorf("%s %v", sheet, err)

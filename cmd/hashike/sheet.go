@@ -99,7 +99,7 @@ func (s *station) carrySheet(r packager.Report, carries []packager.Carry, o pack
 }
 
 // maxContents keeps the sheet on one page: the rest is counted.
-const maxContents = 14
+const maxContents = 12
 
 // mediaLines describes each registered medium.
 func (s *station) mediaLines(media []packager.Medium, t func(string, ...any) string) []string {
