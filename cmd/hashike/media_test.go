@@ -250,7 +250,7 @@ func TestAMediumNamesNobody(t *testing.T) {
 	}
 	w.outside("person", "add", "山田太郎", "--role", "operator", "--department", "会計課", "--account", who(), "--account", "TOWN\\yamada")
 	w.outside("person", "add", "鈴木花子", "--role", "approver", "--account", "town-pc\\hanako")
-	w.outside("order", "exception", "--feed", "tools", "--strength", "none", "--reason", "試験", "--approver", "鈴木花子", "--until", nextMarch())
+	w.outside("order", "exception", "--feed", "tools", "--strength", "none", "--reason", "試験", "--approver", "鈴木花子", "--until", w.march())
 	w.outside("media", "add", "U-1", "--product", "Yamada の USB")
 	w.outside("media", "add", "U-2")
 	w.pack("--medium", "U-1", "--borrower", "山田太郎")
