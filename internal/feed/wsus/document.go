@@ -100,6 +100,8 @@ func parseDocument(b []byte) (*document, error) {
 		return nil, upstream("update of %d bytes", len(b))
 	}
 	x := &dissector{d: xml.NewDecoder(bytes.NewReader(b)), doc: &document{}}
+	// SOAP has carried the text already, whatever the document says of itself.
+	x.d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil }
 	if err := x.run(); err != nil {
 		return nil, upstream("update document: %w", err)
 	}
