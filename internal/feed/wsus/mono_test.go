@@ -1,12 +1,17 @@
 package wsus
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -61,6 +66,8 @@ func TestMono(t *testing.T) {
 	}
 	s := newSite(t, f)
 	s.publish(c, feed.View{}, "all")
+	rec := &recorder{h: s.h}
+	s.h = rec
 	const windows, critical = "6964aab4-c5b5-43bd-a17d-ffb4346a8e1d", "0fa1201d-4330-4fa8-8ae9-b877473b6441"
 	lines := func(s string) []string { return strings.Split(strings.TrimSpace(s), "\n") }
 	config := 0
@@ -101,7 +108,68 @@ func TestMono(t *testing.T) {
 	}, lines(drive(s.URL, "server", windows, critical))); d != "" {
 		t.Errorf("a downstream server: %s", d)
 	}
+	rec.validate(t)
 	if seen := s.ledger.seen; len(seen) == 0 || !slices.ContainsFunc(seen, func(x feed.Sighting) bool { return x.Event == "installed" && x.Name == "pc0001.city.example" }) {
 		t.Errorf("the report is not in the ledger: %+v", seen)
+	}
+}
+
+// recorder keeps what the handler answers.
+type recorder struct {
+	h       http.Handler
+	mu      sync.Mutex
+	answers [][]byte
+}
+
+func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if !strings.HasSuffix(strings.ToLower(req.URL.Path), ".asmx") {
+		r.h.ServeHTTP(w, req)
+		return
+	}
+	rec := httptest.NewRecorder()
+	r.h.ServeHTTP(rec, req)
+	r.mu.Lock()
+	r.answers = append(r.answers, rec.Body.Bytes())
+	r.mu.Unlock()
+	maps.Copy(w.Header(), rec.Header())
+	w.WriteHeader(rec.Code)
+	w.Write(rec.Body.Bytes())
+}
+
+// validate holds every answer but faults against Microsoft's published schemas.
+func (r *recorder) validate(t *testing.T) {
+	t.Helper()
+	tool, err := exec.LookPath("xmllint")
+	if err != nil {
+		missing(t, "xmllint is not here")
+	}
+	dir := filepath.Join(os.Getenv("HASHIKE_SAMPLES"), "microsoft", "examples", "schema")
+	file := filepath.Join(t.TempDir(), "m.xml")
+	checked := 0
+	for _, m := range r.answers {
+		_, body, _ := bytes.Cut(m, []byte("<s:Body>"))
+		body, _, _ = bytes.Cut(body, []byte("</s:Body>"))
+		if bytes.HasPrefix(body, []byte("<s:Fault>")) {
+			continue
+		}
+		var why []string
+		for _, schema := range []string{"Client-0", "SimpleAuth-0", "Reporting-0", "ServerSync-0", "DssAuth-0"} {
+			if err := os.WriteFile(file, body, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.Command(tool, "--noout", "--schema", filepath.Join(dir, schema+".xsd"), file).CombinedOutput()
+			if err == nil {
+				checked++
+				why = nil
+				break
+			}
+			why = append(why, fmt.Sprintf("%s: %.400s", schema, out))
+		}
+		if why != nil {
+			t.Errorf("%.400s\n%s", body, strings.Join(why, "\n"))
+		}
+	}
+	if checked < 20 {
+		t.Errorf("%d answers checked", checked)
 	}
 }
