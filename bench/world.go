@@ -93,7 +93,7 @@ func (w *world) steps() []step {
 	return []step{
 		{"outside", []string{"fetch", "--now"}},
 		{"outside", []string{"pack", "--to", w.path("media"), "--full"}},
-		{"inside", []string{"import", w.path("media")}},
+		{"inside", []string{"import", w.path("media"), "--approved-by", "bench"}},
 		{"inside", []string{"publish", "--now"}},
 	}
 }

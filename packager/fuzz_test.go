@@ -243,3 +243,26 @@ func FuzzDigits(f *testing.F) {
 		}
 	})
 }
+
+func FuzzReturn(f *testing.F) {
+	f.Add(Return{Receipt: "00001 1 2", Need: "ABCD"}.text())
+	f.Add("hashike-return 1\r\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := parseReturn(s)
+		if err != nil {
+			return
+		}
+		if again, err := parseReturn(r.text()); err != nil || again != r {
+			t.Errorf("%+v became %+v: %v", r, again, err)
+		}
+	})
+}
+
+func FuzzLabel(f *testing.F) {
+	f.Add(readme(Set{Number: 3}, 1, 2, "U-012"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s := labelOf(b); s != "" && !ValidMedium(s) {
+			t.Errorf("label %q", s)
+		}
+	})
+}

@@ -39,6 +39,8 @@ func (s *station) admit(c *consent) func(mirror.Admission) (func(string) bool, e
 		if s.cfg.Approval == "key" {
 			return s.admitByKey(c, a)
 		}
+		// A feed without a block here is stored only: nobody needs to approve that.
+		a.Changed = slices.DeleteFunc(a.Changed, func(l packager.FeedLine) bool { _, err := s.cfg.Feed(l.Feed); return err != nil })
 		var known people.Approval
 		var blankets []people.Blanket
 		err := s.db.View(func(tx state.Tx) (err error) {

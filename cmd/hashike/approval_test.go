@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/mirror"
 )
 
@@ -24,13 +25,18 @@ func twoFeeds(t *testing.T) (w *world, next func()) {
 	block := "[feed.tools]\nkind = \"tree\"\ndir = \"drop\"\nlist = \"SHA256SUMS\"\nsignature = \"\"\ndirs = { drop = \"" + filepath.ToSlash(dir) + "\" }\n"
 	w = newWorld(t, clamavBlock(spool)+block)
 	w.unapproved = true
-	w.outside("order", "exception", "--feed", "tools", "--strength", "none", "--reason", "試験", "--approver", "課長", "--until", nextMarch())
+	w.outside("order", "exception", "--feed", "tools", "--strength", "none", "--reason", "試験", "--approver", "課長", "--until", w.march())
 	w.outside("fetch")
 	return w, func() {
 		version++
 		spoolTo(t, files, spool, 2, version)
 		w.outside("fetch", "clamav-test")
 	}
+}
+
+// march is the last day of this fiscal year, as it is typed.
+func (w *world) march() string {
+	return feed.FiscalYearEnd(w.now()).AddDate(0, 0, -1).Format("2006-01-02")
 }
 
 func (w *world) feedStatus(side, name string) mirror.FeedStatus {

@@ -61,13 +61,21 @@ func (s *station) publisher() (*mirror.Publisher, error) {
 
 func (a *app) importCommand() *cobra.Command {
 	var o consent
+	var back bool
 	c := &cobra.Command{Use: "import DIR…", Short: a.cat.T("cmd.import"), Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, dirs []string) error {
 			if o.telephone && o.by == "" {
 				return usageError{fmt.Errorf("--telephone: %s", a.cat.T("flag.telephone"))}
 			}
 			return a.with("import", inside, func(s *station) error {
-				if err := s.importDirs(c.Context(), dirs, &o, a.out); err != nil {
+				if back && s.cfg.Zone == "mynumber" { // nothing ever leaves that network on a medium
+					return feed.NewFault(fmt.Errorf("--return in the My Number network: %w", feed.ErrHeld), "H-655")
+				}
+				err := s.importDirs(c.Context(), dirs, &o, a.out)
+				if back {
+					err = errors.Join(err, s.writeReturn(dirs[0]))
+				}
+				if err != nil {
 					return err
 				}
 				return errors.Join(s.advance(c.Context(), a.out), o.waits)
@@ -76,7 +84,36 @@ func (a *app) importCommand() *cobra.Command {
 	c.Flags().StringVar(&o.by, "approved-by", "", a.cat.T("flag.approvedby"))
 	c.Flags().BoolVar(&o.telephone, "telephone", false, a.cat.T("flag.telephone"))
 	c.Flags().StringVar(&o.found, "found", "", a.cat.T("flag.found"))
+	c.Flags().BoolVar(&back, "return", false, a.cat.T("flag.return"))
 	return c
+}
+
+// writeReturn puts what would be typed outside on the medium: the receipt code
+// of a complete state, else what lacks.
+func (s *station) writeReturn(dir string) error {
+	var r packager.Return
+	n, err := packager.Lacking(s.db, s.store)
+	if err != nil {
+		return err
+	}
+	if !n.Empty() {
+		r.Need = n.String()
+	}
+	shown, err := packager.ShowReceipt(s.db, s.missing, s.who(), s.now())
+	if err == nil {
+		r.Receipt = shown.Code
+	} else if !errors.Is(err, feed.ErrHeld) || r.Need == "" {
+		return err
+	}
+	var current packager.Accepted
+	if err := s.db.View(func(tx state.Tx) (err error) { current, _, err = packager.Current(tx); return err }); err != nil {
+		return err
+	}
+	if err := packager.WriteReturn(s.db, dir, r, current.Number, current.Set, s.now()); err != nil {
+		return err
+	}
+	fmt.Fprintln(s.out, s.cat.T("return.written", current.Number))
+	return nil
 }
 
 // importDirs imports one bundle from its volumes and says what happened to each feed.

@@ -2,11 +2,16 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashike/hashike/internal/state"
 )
 
 // Every byte of every record of an exported copy: changed, it is named.
@@ -22,13 +27,13 @@ func TestEveryByteOfAnExportedCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	a := testApp(t, "", discard())
 	lines := bytes.SplitAfter(whole, []byte("\n"))
 	at := 0
 	for i, line := range lines[:len(lines)-1] {
 		for j := range line {
 			bad := bytes.Clone(whole)
 			bad[at+j] ^= 1 << (j % 8)
-			a := testApp(t, "", discard())
 			p := filepath.Join(to, "bad.jsonl")
 			if err := os.WriteFile(p, bad, 0o600); err != nil {
 				t.Fatal(err)
@@ -72,4 +77,59 @@ func TestYearsAreClosedByThemselves(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.fails(exitDamaged, "H-703", "--data", data, "audit", "verify")
+}
+
+// Anchors on paper find what a chain that holds cannot: a rewritten log and a
+// database restored from an old copy.
+func TestAnchorsFindARewrittenLog(t *testing.T) {
+	w := newWorld(t, "")
+	data := w.path(inside)
+	w.inside("gc")
+	old, err := os.ReadFile(filepath.Join(data, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.inside("gc")
+	w.inside("gc")
+	anchor := ""
+	all := w.records(inside)
+	anchor = all[len(all)-1].Anchor()
+	w.inside("audit", "verify", "--anchors", anchor)
+	// Rewritten from the second record on, every hash made anew.
+	var forged bytes.Buffer
+	prev := ""
+	for i, r := range all {
+		if i == 1 {
+			r.Result = "H-502"
+		}
+		r.Prev, r.Hash = prev, ""
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(b)
+		r.Hash = hex.EncodeToString(sum[:])
+		if b, err = json.Marshal(r); err != nil {
+			t.Fatal(err)
+		}
+		forged.Write(append(b, '\n'))
+		prev = r.Hash
+	}
+	p := filepath.Join(t.TempDir(), "forged.jsonl")
+	if err := os.WriteFile(p, forged.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.ok("", "audit", "verify", p)
+	w.fails(exitDamaged, "H-703", "audit", "verify", p, "--anchors", anchor)
+	// Restored, and worked on until it has as many records again.
+	if err := os.WriteFile(filepath.Join(data, "state.db"), old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.inside("audit", "verify")
+	w.fails(exitDamaged, "H-703", "--data", data, "audit", "verify", "--anchors", anchor)
+	for n, _ := state.AnchorNumber(anchor); uint64(len(w.records(inside))) <= n; {
+		w.inside("gc")
+	}
+	w.inside("audit", "verify")
+	w.fails(exitDamaged, "H-703", "--data", data, "audit", "verify", "--anchors", anchor)
 }
