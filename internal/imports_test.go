@@ -27,6 +27,7 @@ func arrows() map[string][]string {
 		"internal/state":    {"internal/feed", "internal/durable"},
 		"internal/cas":      {"internal/feed", "internal/durable"},
 		"internal/config":   {"internal/feed", "internal/i18n"},
+		"internal/scan":     {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"internal/diode":    {"internal/fec", "internal/durable"},
 		"internal/format/*": {"internal/feed"},
 		"internal/feed/all": {"internal/feed", "internal/feed/*"},
@@ -34,7 +35,7 @@ func arrows() map[string][]string {
 		"verifier":          {"internal/feed", "internal/format/*", "internal/state"},
 		"fetcher":           {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"packager":          {"internal/feed", "internal/cas", "internal/state", "internal/durable", "internal/fec"},
-		"mirror":            {"packager", "verifier", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
+		"mirror":            {"packager", "verifier", "internal/scan", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"mirror/web":        {"mirror", "internal/feed", "internal/i18n"},
 	}
 }

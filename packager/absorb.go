@@ -360,6 +360,7 @@ func (a *absorber) put(r *source, d feed.Digest, size int64) (medium bool, err e
 	switch {
 	case err == nil:
 		delete(a.wanted, sumOf(d))
+		a.b.stored[sumOf(d)] = struct{}{}
 		a.out.Blobs++
 		a.out.Bytes += size
 		return false, nil

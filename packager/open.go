@@ -47,6 +47,7 @@ type Bundle struct {
 
 	ordersRaw []byte
 	present   map[int]*medium
+	stored    map[sum]struct{} // by Absorb
 	other     []string
 	damaged   []Damage
 	foreign   []string
@@ -87,7 +88,7 @@ func Open(ctx context.Context, dirs []string, opt OpenOptions) (*Bundle, error) 
 	if side != "inside" {
 		return nil, feed.NewFault(fmt.Errorf("opening a bundle: %w", feed.ErrWrongSide), "H-201", "side", side)
 	}
-	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int]*medium{}}
+	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int]*medium{}, stored: map[sum]struct{}{}}
 	if err := b.open(ctx, dirs, site); err != nil {
 		b.Close()
 		return nil, err
@@ -421,6 +422,13 @@ func (b *Bundle) Desired() []FeedLine { return b.desired }
 
 // Damaged lists what the media hold but not as signed.
 func (b *Bundle) Damaged() []Damage { return b.damaged }
+
+// Stored reports whether Absorb stored this blob: if it is not there
+// afterwards, another program took it.
+func (b *Bundle) Stored(d feed.Digest) bool {
+	_, ok := b.stored[sumOf(d)]
+	return ok
+}
 
 // Useless is the error for a set that is not newer and brought nothing: H-503
 // for an older one, H-504 for one whose expiry has passed (the freeze attack).

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path"
@@ -57,11 +58,22 @@ type PackOptions struct {
 	Validity     time.Duration // 0 is DefaultValidity
 	Who          string
 	Progress     func(Progress) // may be nil
+	// Scan, if not nil, is asked about every file that the bundle will carry,
+	// before the medium is touched; an error stops the bundle. What it returns
+	// goes into the audit log.
+	Scan func(ctx context.Context, files iter.Seq2[Item, error]) (map[string]string, error)
 
-	limits               limits // zero: the format's
+	scanned              map[string]string // by Scan
+	limits               limits            // zero: the format's
 	repairs, repairsBase *BaseRef
 	only                 map[sum]struct{}    // of a repair bundle: what it carries
 	written              func(dirs []string) // tests: what becomes of the media before they are read back
+}
+
+// Item is one file that a bundle will carry.
+type Item struct {
+	Feed string
+	feed.Artifact
 }
 
 // Report is what Pack wrote.
@@ -87,7 +99,8 @@ const clockAhead = 30 * 24 * time.Hour
 // before, written last but for index.json, and nothing that is already on the
 // medium stays beside it. Errors: ErrConfig for options, H-201 on the wrong
 // side, H-801 if it does not fit, H-802 if the clock contradicts signed times,
-// H-702 if a stored blob is damaged, H-701 if the medium does not give back
+// H-702 if a stored blob is damaged, H-820 if another program took or locked
+// it, H-701 if the medium does not give back
 // what was written.
 func Pack(ctx context.Context, o PackOptions) (Report, error) {
 	var r Report
@@ -119,6 +132,11 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err := o.fits(p); err != nil {
 		return Report{}, err
 	}
+	if o.Scan != nil {
+		if o.scanned, err = o.Scan(ctx, o.items(p)); err != nil {
+			return Report{}, err
+		}
+	}
 	for _, dir := range o.media() {
 		if err := clearMedium(dir); err != nil {
 			return Report{}, err
@@ -147,6 +165,24 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	r := w.report(set, c)
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))
 	return r, o.remember(r.Packed)
+}
+
+// items are the files that the plan carries, in no promised order; one that
+// several feeds name may come more than once.
+func (o *PackOptions) items(p *plan) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		for _, c := range o.Feeds {
+			name := c.Snapshot.Header().Feed
+			for a, err := range c.Snapshot.Artifacts() {
+				if err == nil && !p.carries(sumOf(a.Digest)) {
+					continue
+				}
+				if !yield(Item{name, a}, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
 }
 
 // run writes everything.
@@ -220,9 +256,11 @@ func (o *PackOptions) remember(p Packed) error {
 		if err := tx.Put(bucketPacked, numberKey(p.Number), p); err != nil {
 			return err
 		}
-		return tx.Audit(state.Record{Time: o.Now, Who: o.Who, What: "pack", Result: "ok", Detail: map[string]string{
+		detail := map[string]string{
 			"bundle": strconv.FormatUint(p.Number, 10), "set": string(p.Set), "bytes": strconv.FormatInt(p.Bytes, 10), "clock": o.ClockChecked,
-		}})
+		}
+		maps.Copy(detail, o.scanned)
+		return tx.Audit(state.Record{Time: o.Now, Who: o.Who, What: "pack", Result: "ok", Detail: detail})
 	})
 }
 
@@ -320,6 +358,18 @@ type plan struct {
 	tables    int64            // what every volume holds besides containers
 	layout    *layout
 	packed    Report // of the dry run
+}
+
+// carries reports whether a blob is part of the bundle.
+func (p *plan) carries(s sum) bool {
+	if _, ok := p.base[s]; ok {
+		return false
+	}
+	if p.only == nil {
+		return true
+	}
+	_, ok := p.only[s]
+	return ok
 }
 
 // payload is the length of all containers, parity included.

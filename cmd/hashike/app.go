@@ -83,7 +83,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.originCommand(),
-		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.quickstartCommand(), a.versionCommand())
+		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.scanCommand(), a.quickstartCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs
@@ -124,6 +124,8 @@ type station struct {
 	store *cas.Store
 	log   *slog.Logger
 	floor time.Time
+
+	scanSilence time.Duration // tests: how long a scanner may say nothing; 0 is the scanner's own
 }
 
 // open opens the data directory for a command of the given side ("" is

@@ -55,8 +55,12 @@ func (s *station) publisher() (*mirror.Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
+	check, err := s.scanPublish()
+	if err != nil {
+		return nil, err
+	}
 	return mirror.NewPublisher(mirror.Options{Data: s.dir, DB: s.db, Store: s.store, Feeds: s.cfg.Feeds, Clock: s.now, Rings: r,
-		Keep: s.cfg.Rings.Keep, Who: who(), Log: s.log}), nil
+		Keep: s.cfg.Rings.Keep, Who: who(), Log: s.log, Scan: check}), nil
 }
 
 func (a *app) importCommand() *cobra.Command {

@@ -37,6 +37,7 @@ func (a *app) packCommand() *cobra.Command {
 	c.Flags().BoolVar(&o.full, "full", false, a.cat.T("flag.full"))
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
+	c.Flags().StringVar(&o.noScan, "no-scan-reason", "", a.cat.T("flag.noscan"))
 	c.Flags().IntVar(&o.site, "site", 1, a.cat.T("flag.site"))
 	return c
 }
@@ -51,6 +52,7 @@ type packOptions struct {
 	full   bool
 	base   uint64 // a bundle number the inside is known to hold; 0 is the recorded base
 	site   int
+	noScan string // why nothing is scanned for malware
 	clock  string // why a clock long after every vendor's signature is right
 }
 
@@ -93,6 +95,10 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if o.dry {
 		return s.estimate(ctx, p, o, out)
 	}
+	scanned, err := s.scanPack(&p, o.noScan)
+	if err != nil {
+		return err
+	}
 	bar := s.progress()
 	p.Progress = func(e packager.Progress) { bar.step(s.cat.T("stage."+e.Stage), e.Done, e.Total) }
 	r, err := packager.Pack(ctx, p)
@@ -110,7 +116,11 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	s.printCover(r.Cover, r.Volumes, out)
 	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
-	sh, err := s.carrySheet(r, p.Feeds)
+	fmt.Fprintln(out, s.cat.T("pack.scan", scanned.Value))
+	for _, l := range scanned.Lines {
+		fmt.Fprintln(out, "  "+l)
+	}
+	sh, err := s.carrySheet(r, p.Feeds, *scanned)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ type sheet struct {
 // carrySheet collects what the page says, in the order of municipal forms
 // (docs/words.md): numbers, borrower, contents, virus check, words, anchor,
 // approval, out and in, result, erasure.
-func (s *station) carrySheet(r packager.Report, carries []packager.Carry) (sheet, error) {
+func (s *station) carrySheet(r packager.Report, carries []packager.Carry, scanned checked) (sheet, error) {
 	var anchor string
 	err := s.db.View(func(tx state.Tx) error {
 		for rec, err := range tx.AuditLog(1) {
@@ -62,7 +62,8 @@ func (s *station) carrySheet(r packager.Report, carries []packager.Carry) (sheet
 		{Label: t("borrower"), Write: true},
 		{Label: t("purpose"), Value: t("purpose.is")},
 		{Label: t("contents"), Value: t("contents.is", r.Blobs, bytesText(r.BlobBytes)), Lines: contents},
-		{Label: t("scan"), Value: t("scan.none")},
+		{Label: t("scan"), Value: scanned.Value, Lines: scanned.Lines},
+		{Label: t("scaninside"), Write: true},
 		{Label: t("words"), Value: strings.Join(words, "　")},
 		{Label: t("anchor"), Value: anchor},
 		{Label: t("approval"), Write: true},
