@@ -122,7 +122,19 @@ func scanDetail(sum scan.Summary) map[string]string {
 // scanText is a scan in one line for people: what was checked, and no more.
 func (s *station) scanText(sum scan.Summary) string {
 	lang := s.cat.Language()
-	text := s.cat.T("scan.is", sum.Engine, dateOr(sum.Date, lang), sum.Files, sum.Scanned, sum.Remembered)
+	date := s.cat.T("unknown")
+	if !sum.Date.IsZero() {
+		date = i18n.Date(sum.Date, lang)
+	}
+	found := s.cat.T("scan.nothing")
+	if n := len(sum.Released); n > 0 {
+		found = s.cat.T("scan.allowed", n)
+	}
+	if n := len(sum.Infected); n > 0 {
+		found = s.cat.T("scan.some", n)
+	}
+	// What is over a limit was asked about now, but not scanned.
+	text := s.cat.T("scan.is", sum.Engine, date, found, sum.Files-sum.Over, sum.Scanned-sum.Over, sum.Remembered)
 	if !sum.Oldest.IsZero() && sum.Oldest.Before(sum.Date) {
 		text += s.cat.T("scan.oldest", i18n.Date(sum.Oldest, lang))
 	}
