@@ -220,7 +220,7 @@ func (o *PackOptions) repair() (map[sum]struct{}, error) {
 	case newer:
 		return nil, fmt.Errorf("the need list is of bundle %d, which the inside has confirmed as whole since: %w", o.Need.Number, feed.ErrConfig)
 	}
-	o.Base, o.Feeds, o.Sites = nil, nil, p.Sites
+	o.Base, o.Others, o.Feeds, o.Sites = nil, nil, nil, p.Sites
 	o.repairs = &BaseRef{p.Number, p.Set}
 	if base.Number != 0 {
 		o.repairsBase = &BaseRef{base.Number, base.Set}

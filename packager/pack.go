@@ -41,7 +41,10 @@ type PackOptions struct {
 	Feeds []Carry
 	Sites []int   // who may import it
 	Base  *Packed // what the inside holds; nil is a complete bundle
-	To    string  // the medium's directory: empty, or an older bundle of ours
+	// Others are newer bases, of further sites: only what every base holds is
+	// left out. A file that went and came back may be in the oldest alone.
+	Others []Packed
+	To     string // the medium's directory: empty, or an older bundle of ours
 	// VolumeSize splits the bundle: volumes of at most so many bytes in
 	// To/volume-1, To/volume-2, …; with More, or WholeMedium, To and each of
 	// More are media of their own. 0 without More is one volume in To.
@@ -472,24 +475,44 @@ func bits(n int64) int {
 	return k
 }
 
-// loadBase collects the digests the inside holds.
+// loadBase collects the digests that every inside holds.
 func (o *PackOptions) loadBase(into map[sum]struct{}) error {
 	if o.Base == nil {
 		return nil
 	}
-	for _, l := range o.Base.Feeds {
+	if err := o.holds(o.Base, func(s sum) { into[s] = struct{}{} }); err != nil {
+		return err
+	}
+	for _, b := range o.Others {
+		also := make(map[sum]struct{}, len(into))
+		err := o.holds(&b, func(s sum) {
+			if _, ok := into[s]; ok {
+				also[s] = struct{}{}
+			}
+		})
+		if err != nil {
+			return err
+		}
+		maps.DeleteFunc(into, func(s sum, _ struct{}) bool { _, ok := also[s]; return !ok })
+	}
+	return nil
+}
+
+// holds calls fn for every blob of a bundle's state.
+func (o *PackOptions) holds(base *Packed, fn func(sum)) error {
+	for _, l := range base.Feeds {
 		snap, err := o.Store.Snapshot(l.Feed, l.Serial)
 		if err == nil && snap.ID() != l.Snapshot {
 			err = fmt.Errorf("it is another one now: %w", feed.ErrDamaged)
 		}
 		if err != nil {
-			return fmt.Errorf("base bundle %d: snapshot %d of %s (make a complete bundle instead): %w", o.Base.Number, l.Serial, l.Feed, err)
+			return fmt.Errorf("base bundle %d: snapshot %d of %s (make a complete bundle instead): %w", base.Number, l.Serial, l.Feed, err)
 		}
 		for a, err := range snap.Artifacts() {
 			if err != nil {
 				return err
 			}
-			into[sumOf(a.Digest)] = struct{}{}
+			fn(sumOf(a.Digest))
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,22 +39,25 @@ func (a *app) packCommand() *cobra.Command {
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
 	c.Flags().StringVar(&o.noScan, "no-scan-reason", "", a.cat.T("flag.noscan"))
-	c.Flags().IntVar(&o.site, "site", 1, a.cat.T("flag.site"))
+	c.Flags().IntSliceVar(&o.sites, "site", nil, a.cat.T("flag.packsite"))
+	c.Flags().BoolVar(&o.allSites, "all-sites", false, a.cat.T("flag.allsites"))
+	c.MarkFlagsMutuallyExclusive("site", "all-sites")
 	return c
 }
 
 type packOptions struct {
-	to     []string
-	size   string // of a volume, as typed
-	parity int    // per cent
-	dry    bool
-	rate   int    // megabytes per second
-	need   string // a need list as typed, or the file that holds it
-	full   bool
-	base   uint64 // a bundle number the inside is known to hold; 0 is the recorded base
-	site   int
-	noScan string // why nothing is scanned for malware
-	clock  string // why a clock long after every vendor's signature is right
+	to       []string
+	size     string // of a volume, as typed
+	parity   int    // per cent
+	dry      bool
+	rate     int    // megabytes per second
+	need     string // a need list as typed, or the file that holds it
+	full     bool
+	base     uint64 // a bundle number the inside is known to hold; 0 is the recorded base
+	sites    []int  // none is the only one there is
+	noScan   string // why nothing is scanned for malware
+	allSites bool
+	clock    string // why a clock long after every vendor's signature is right
 }
 
 // pack writes one bundle of everything accepted on this outside.
@@ -66,7 +70,10 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if err != nil {
 		return usageError{fmt.Errorf("--volume-size %s: %s", o.size, s.cat.T("flag.volume"))}
 	}
-	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: who(), ClockChecked: o.clock,
+	if o.sites, err = s.sites(o); err != nil {
+		return err
+	}
+	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: o.sites, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: who(), ClockChecked: o.clock,
 		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
 	if p.Feeds, p.NewestSigned, err = s.carries(); err != nil {
 		return err
@@ -79,8 +86,7 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		if o.full {
 			return nil
 		}
-		p.Base, err = base(tx, o)
-		return err
+		return base(tx, o, &p)
 	})
 	if err != nil {
 		return err
@@ -107,6 +113,9 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		return err
 	}
 	lang := s.cat.Language()
+	if len(r.Sites) > 1 {
+		fmt.Fprintln(out, s.cat.T("pack.sites", strings.Trim(fmt.Sprint(r.Sites), "[]")))
+	}
 	fmt.Fprintln(out, s.cat.T("pack.done", r.Number, strings.Join(to, s.cat.T("list.comma")), r.Blobs, bytesText(r.BlobBytes), r.Known))
 	if r.Volumes > 1 {
 		fmt.Fprintln(out, s.cat.T("pack.volumes", r.Volumes))
@@ -221,20 +230,42 @@ func volumeSize(text string) (int64, error) {
 }
 
 // base is what the next bundle is computed from: the bundle named, else the
-// site's recorded base; nil is a complete bundle.
-func base(tx state.Tx, o packOptions) (*packager.Packed, error) {
+// oldest of the sites' recorded bases; none is a complete bundle.
+func base(tx state.Tx, o packOptions, p *packager.PackOptions) error {
 	if o.base != 0 {
-		p, ok, err := packager.PackedAs(tx, o.base)
+		b, ok, err := packager.PackedAs(tx, o.base)
 		if err == nil && !ok {
 			err = feed.NewFault(fmt.Errorf("bundle %d: %w", o.base, feed.ErrConfig), "H-205", "name", fmt.Sprint(o.base))
 		}
-		return &p, err
+		p.Base = &b
+		return err
 	}
-	p, ok, err := packager.Base(tx, []int{o.site})
-	if err != nil || !ok {
+	all, err := packager.SiteBases(tx, o.sites)
+	if err == nil && len(all) > 0 {
+		p.Base, p.Others = &all[0], all[1:]
+	}
+	return err
+}
+
+// sites are the insides that a bundle is for: those named, all of them, or the
+// only one that a set-up medium was made for.
+func (s *station) sites(o packOptions) ([]int, error) {
+	paired, err := packager.PairedSites(s.dir)
+	if err != nil {
 		return nil, err
 	}
-	return &p, nil
+	if len(o.sites) == 0 && !o.allSites && len(paired) > 1 {
+		return nil, usageError{errors.New(s.cat.T("pack.whichsite", fmt.Sprint(paired)))}
+	}
+	if len(o.sites) == 0 {
+		return paired, nil
+	}
+	for _, n := range o.sites {
+		if !slices.Contains(paired, n) {
+			return nil, feed.NewFault(fmt.Errorf("no set-up medium was made for site %d: %w", n, feed.ErrConfig), "H-205", "name", fmt.Sprint(n))
+		}
+	}
+	return o.sites, nil
 }
 
 // carries lists what was accepted, and the newest time a vendor's signature
