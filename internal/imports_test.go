@@ -34,7 +34,7 @@ func arrows() map[string][]string {
 		"internal/feed/*":   {"internal/feed", "verifier", "internal/format/*"},
 		"verifier":          {"internal/feed", "internal/format/*", "internal/state"},
 		"fetcher":           {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
-		"packager":          {"internal/feed", "internal/cas", "internal/state", "internal/durable", "internal/fec"},
+		"packager":          {"internal/feed", "internal/format/iso", "internal/cas", "internal/state", "internal/durable", "internal/fec"},
 		"mirror":            {"packager", "verifier", "internal/scan", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"mirror/web":        {"mirror", "internal/feed", "internal/i18n"},
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -88,7 +89,7 @@ func Open(ctx context.Context, dirs []string, opt OpenOptions) (*Bundle, error) 
 	if side != "inside" {
 		return nil, feed.NewFault(fmt.Errorf("opening a bundle: %w", feed.ErrWrongSide), "H-201", "side", side)
 	}
-	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int]*medium{}, stored: map[sum]struct{}{}}
+	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int]*medium{}}
 	if err := b.open(ctx, dirs, site); err != nil {
 		b.Close()
 		return nil, err
@@ -163,7 +164,7 @@ func (b *Bundle) openMedia(dirs []string) error {
 	return nil
 }
 
-// volumesIn replaces a directory that holds volumes by these.
+// volumesIn replaces a directory that holds volumes, or images of them, by these.
 func volumesIn(dirs []string) []string {
 	var out []string
 	for _, dir := range dirs {
@@ -171,7 +172,8 @@ func volumesIn(dirs []string) []string {
 		if _, err := os.Lstat(filepath.Join(dir, nameSet)); err != nil {
 			ents, _ := os.ReadDir(dir)
 			for _, e := range ents {
-				if e.IsDir() && inVolume.MatchString(e.Name()) {
+				image := e.Type().IsRegular() && strings.EqualFold(filepath.Ext(e.Name()), ".iso")
+				if image || e.IsDir() && inVolume.MatchString(e.Name()) {
 					found = append(found, filepath.Join(dir, e.Name()))
 				}
 			}

@@ -38,6 +38,7 @@ func (a *app) packCommand() *cobra.Command {
 	c.Flags().BoolVar(&o.full, "full", false, a.cat.T("flag.full"))
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
+	c.Flags().BoolVar(&o.iso, "iso", false, a.cat.T("flag.iso"))
 	c.Flags().StringVar(&o.noScan, "no-scan-reason", "", a.cat.T("flag.noscan"))
 	c.Flags().IntSliceVar(&o.sites, "site", nil, a.cat.T("flag.packsite"))
 	c.Flags().BoolVar(&o.allSites, "all-sites", false, a.cat.T("flag.allsites"))
@@ -55,6 +56,7 @@ type packOptions struct {
 	full     bool
 	base     uint64 // a bundle number the inside is known to hold; 0 is the recorded base
 	sites    []int  // none is the only one there is
+	iso      bool   // an image of each volume instead of directories
 	noScan   string // why nothing is scanned for malware
 	allSites bool
 	clock    string // why a clock long after every vendor's signature is right
@@ -72,6 +74,11 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	if o.sites, err = s.sites(o); err != nil {
 		return err
+	}
+	if o.iso {
+		if to[0], size, err = s.isoStage(o, size); err != nil {
+			return err
+		}
 	}
 	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: o.sites, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: who(), ClockChecked: o.clock,
 		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
@@ -101,6 +108,11 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if o.dry {
 		return s.estimate(ctx, p, o, out)
 	}
+	if o.iso {
+		if err := s.isoFits(ctx, p, o.to[0]); err != nil {
+			return err
+		}
+	}
 	scanned, err := s.scanPack(&p, o.noScan)
 	if err != nil {
 		return err
@@ -109,6 +121,9 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	p.Progress = func(e packager.Progress) { bar.step(s.cat.T("stage."+e.Stage), e.Done, e.Total) }
 	r, err := packager.Pack(ctx, p)
 	bar.done()
+	if err == nil && o.iso {
+		to, err = s.images(ctx, &r, o.to[0])
+	}
 	if err != nil {
 		return err
 	}
