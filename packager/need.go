@@ -124,12 +124,17 @@ func (n Need) String() string {
 }
 
 // ParseNeed reads a list that was typed or kept in a file. Full-width letters,
-// any dash and any space are accepted, O is 0, I and L are 1. A slip of the
-// finger is H-602 (ErrConfig).
+// any dash and any space are accepted, O is 0, I and L are 1; so is what a
+// scanner types of the QR codes (Codes). A slip of the finger is H-602, a code
+// that was not scanned H-622 (both ErrConfig).
 func ParseNeed(text string) (Need, error) {
 	wrong := feed.NewFault(fmt.Errorf("the need list was mistyped: %w", feed.ErrConfig), "H-602")
 	if len(text) > 4*maxNeed {
 		return Need{}, wrong
+	}
+	text, err := scanned(text)
+	if err != nil {
+		return Need{}, err
 	}
 	clean := strings.Map(func(c rune) rune {
 		switch {

@@ -108,6 +108,7 @@ func (s *station) printNeed(r mirror.ImportReport, out io.Writer) error {
 		fmt.Fprintln(out, s.cat.T("need.head", n.Number, n.Blobs))
 		fmt.Fprintln(out, "  "+n.String())
 		fmt.Fprintln(out, s.cat.T("need.how"))
+		err = s.needPage(n, out)
 	}
 	return err
 }
@@ -128,6 +129,9 @@ func (a *app) needCommand() *cobra.Command {
 			fmt.Fprintln(a.out, a.cat.T("need.head", n.Number, n.Blobs))
 			fmt.Fprintln(a.out, "  "+n.String())
 			fmt.Fprintln(a.out, a.cat.T("need.how"))
+			if err := s.needPage(n, a.out); err != nil {
+				return err
+			}
 			if file != "" {
 				return os.WriteFile(file, []byte(n.String()+"\r\n"), 0o644)
 			}

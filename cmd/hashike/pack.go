@@ -99,7 +99,7 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		return err
 	}
 	if o.need != "" {
-		n, err := readNeed(o.need)
+		n, err := s.readNeed(o.need)
 		if err != nil {
 			return err
 		}
@@ -190,9 +190,16 @@ func (s *station) printCover(c packager.Cover, volumes int, out io.Writer) {
 	}
 }
 
-// readNeed takes a need list from a file of that name, else as typed.
-func readNeed(text string) (packager.Need, error) {
-	if st, err := os.Stat(text); err == nil && st.Mode().IsRegular() && st.Size() < 4<<20 {
+// readNeed takes a need list from a file of that name, from the keyboard or a
+// scanner that types ("-"), else as typed.
+func (s *station) readNeed(text string) (packager.Need, error) {
+	if text == "-" {
+		b, err := io.ReadAll(io.LimitReader(s.in, 4<<20))
+		if err != nil {
+			return packager.Need{}, err
+		}
+		text = string(b)
+	} else if st, err := os.Stat(text); err == nil && st.Mode().IsRegular() && st.Size() < 4<<20 {
 		b, err := os.ReadFile(text)
 		if err != nil {
 			return packager.Need{}, err
