@@ -15,14 +15,15 @@ import (
 	"github.com/hashike/hashike/internal/format/iso"
 )
 
-// medium is one volume, opened for reading only: a directory, or an image of
-// one. os.Root keeps every access below the directory; what is not a regular
+// medium is one volume, opened for reading only: a directory, an image of
+// one, or a drop. os.Root keeps every access below the directory; what is not a regular
 // file does not exist.
 type medium struct {
 	dir   string
 	root  *os.Root // of a directory
 	image *iso.FS
 	file  *os.File // the image's
+	drop  *dropView
 }
 
 // mediumFile is an open file of either.
@@ -41,7 +42,15 @@ func openMedium(dir string) (*medium, error) {
 	if err != nil {
 		return nil, unreadable(dir, err)
 	}
-	return &medium{dir: dir, root: r}, nil
+	m := &medium{dir: dir, root: r}
+	if _, err := r.Lstat(nameSet); err == nil {
+		return m, nil
+	}
+	if m.drop, err = openDrop(r, dir); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return m, nil
 }
 
 func openImage(path string) (*medium, error) {
@@ -61,12 +70,16 @@ func openImage(path string) (*medium, error) {
 	return &medium{dir: path, image: fsys, file: f}, nil
 }
 
-// fs is for listing.
-func (m *medium) fs() fs.FS {
-	if m.image != nil {
-		return m.image
+// list calls fn for every name of the volume; see list. A drop holds what its
+// list names and is not looked at for anything else.
+func (m *medium) list(fn func(name string, d fs.DirEntry) error) error {
+	switch {
+	case m.drop != nil:
+		return nil
+	case m.image != nil:
+		return list(m.image, fn)
 	}
-	return m.root.FS()
+	return list(m.root.FS(), fn)
 }
 
 // unreadable is a fault of the medium itself.
@@ -81,6 +94,13 @@ func unreadable(name string, err error) error {
 func (m *medium) open(name string) (mediumFile, int64, error) {
 	if m.image != nil {
 		return m.inImage(name)
+	}
+	if m.drop != nil {
+		at, ok := m.drop.at[name]
+		if !ok {
+			return nil, 0, unreadable(name, fs.ErrNotExist)
+		}
+		name = at
 	}
 	st, err := m.root.Lstat(name)
 	if err != nil {
@@ -181,7 +201,7 @@ func (m *medium) table(name string, ref Ref) (mediumFile, error) {
 // vanished tells a pulled medium from a damaged file.
 func (m *medium) vanished() bool {
 	at := filepath.Join(m.dir, nameSet)
-	if m.image != nil {
+	if m.image != nil || m.drop != nil {
 		at = m.dir
 	}
 	_, err := os.Stat(at)

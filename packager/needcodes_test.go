@@ -1,9 +1,12 @@
 package packager
 
 import (
+	"io/fs"
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/hashike/hashike/internal/feed"
 )
 
 // The codes of a list, however they are typed, are the list.
@@ -54,4 +57,28 @@ func wantFault(t *testing.T, codes []string, code string) {
 	if _, err := ParseNeed(strings.Join(codes, "\n")); err == nil || !strings.Contains(err.Error(), code) {
 		t.Errorf("%.60v…: %v, want %s", codes, err, code)
 	}
+}
+
+// Any list is refused or says nothing but places in the drop's own directory.
+func FuzzDropList(f *testing.F) {
+	good, err := dropList(412, []DropFile{{Name: "a00bg001.dat", Path: "set.json", Size: 3, Digest: feed.DigestOf([]byte("abc"))}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(dropStart))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		head, files, ok := parseDropList(b)
+		if !ok {
+			return
+		}
+		if head.Files != len(files) || len(files) == 0 {
+			t.Errorf("%d of %d", len(files), head.Files)
+		}
+		for _, d := range files {
+			if !fs.ValidPath(d.Path) || strings.ContainsAny(d.Name, `/`) || d.Size < 0 {
+				t.Errorf("%+v", d)
+			}
+		}
+	})
 }

@@ -51,6 +51,8 @@ type PackOptions struct {
 	VolumeSize int64
 	More       []string
 	Parity     int // per cent; 0 is none
+	// PieceSize bounds the payload's files, bytes, in whole MiB; 0 is 1 GiB.
+	PieceSize int64
 	// Need makes a repair bundle: the state of the listed bundle, its blobs that
 	// the list names and no others. Feeds, Sites and Base are then ignored.
 	Need         *Need
@@ -388,6 +390,10 @@ func (o *PackOptions) plan(ctx context.Context) (*plan, error) {
 	var err error
 	if p.room, err = o.room(); err != nil {
 		return p, err
+	}
+	if o.PieceSize > 0 {
+		o.limits.segment = max(min(o.PieceSize, segmentSize)/blockSize*blockSize, blockSize)
+		o.limits.pack = min(o.limits.segment, packTarget)
 	}
 	if p.room != nil {
 		o.limits.defaults(slices.Min(p.room))

@@ -407,6 +407,10 @@ func (s *station) watchInbox(ctx context.Context, still time.Duration) {
 			if err == nil {
 				err = s.advance(ctx, s.out)
 			}
+			if f := faults(err); len(f) == 1 && f[0].Code == "H-623" { // not a fault yet: the rest is on its way
+				fmt.Fprintln(s.out, s.cat.T("drop.waiting", f[0].Args["number"], f[0].Args["count"], f[0].Args["file"]))
+				continue
+			}
 			if err != nil && ctx.Err() == nil {
 				s.app.report(err)
 			}
@@ -435,18 +439,20 @@ func (s *station) inboxReady(seen map[string]sight, still time.Duration) []strin
 	if err != nil {
 		return nil
 	}
-	var out []string
+	dirs := []string{s.dir.Inbox()} // a gateway may put its files there directly
 	for _, e := range ents {
-		dir := filepath.Join(s.dir.Inbox(), e.Name())
-		if !e.IsDir() {
-			continue
+		if e.IsDir() {
+			dirs = append(dirs, filepath.Join(s.dir.Inbox(), e.Name()))
 		}
+	}
+	var out []string
+	for _, dir := range dirs {
 		before, stamp := seen[dir], treeStamp(dir)
 		if before.stamp != stamp {
 			seen[dir] = sight{stamp: stamp, since: time.Now()}
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil || before.taken || time.Since(before.since) < still {
+		if before.taken || time.Since(before.since) < still || !bundleIn(dir) {
 			continue
 		}
 		before.taken = true
@@ -454,6 +460,12 @@ func (s *station) inboxReady(seen map[string]sight, still time.Duration) []strin
 		out = append(out, dir)
 	}
 	return out
+}
+
+// bundleIn reports whether a folder holds a volume, or a drop in any state.
+func bundleIn(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "index.json"))
+	return err == nil || packager.IsDrop(dir)
 }
 
 // treeStamp says what is in a folder: enough to see that it changed.

@@ -24,6 +24,12 @@ import (
 func (a *app) packCommand() *cobra.Command {
 	var o packOptions
 	c := &cobra.Command{Use: "pack --to DIR", Short: a.cat.T("cmd.pack"), RunE: func(c *cobra.Command, _ []string) error {
+		if pair, clash := o.clash(); clash {
+			return usageError{errors.New(a.cat.T("pack.clash", pair))}
+		}
+		if o.drop != "" {
+			o.to = []string{o.drop}
+		}
 		if len(o.to) == 0 {
 			return usageError{fmt.Errorf("--to: %s", a.cat.T("flag.to"))}
 		}
@@ -38,11 +44,14 @@ func (a *app) packCommand() *cobra.Command {
 	c.Flags().BoolVar(&o.full, "full", false, a.cat.T("flag.full"))
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
+	c.Flags().StringVar(&o.drop, "drop", "", a.cat.T("flag.drop"))
+	c.Flags().StringVar(&o.dropExt, "drop-ext", "dat", a.cat.T("flag.dropext"))
+	c.Flags().IntVar(&o.repeat, "repeat", 1, a.cat.T("flag.repeat"))
+	c.Flags().StringVar(&o.piece, "piece-size", "", a.cat.T("flag.piece"))
 	c.Flags().BoolVar(&o.iso, "iso", false, a.cat.T("flag.iso"))
 	c.Flags().StringVar(&o.noScan, "no-scan-reason", "", a.cat.T("flag.noscan"))
 	c.Flags().IntSliceVar(&o.sites, "site", nil, a.cat.T("flag.packsite"))
 	c.Flags().BoolVar(&o.allSites, "all-sites", false, a.cat.T("flag.allsites"))
-	c.MarkFlagsMutuallyExclusive("site", "all-sites")
 	return c
 }
 
@@ -56,10 +65,30 @@ type packOptions struct {
 	full     bool
 	base     uint64 // a bundle number the inside is known to hold; 0 is the recorded base
 	sites    []int  // none is the only one there is
+	drop     string // a directory for plain files with neutral names
+	dropExt  string // their extension
+	repeat   int    // how often each is written
+	piece    string // largest of them, as typed
 	iso      bool   // an image of each volume instead of directories
 	noScan   string // why nothing is scanned for malware
 	allSites bool
 	clock    string // why a clock long after every vendor's signature is right
+}
+
+// clash names two flags that exclude each other.
+func (o *packOptions) clash() (string, bool) {
+	for _, p := range []struct {
+		pair string
+		both bool
+	}{
+		{"--drop, --to", o.drop != "" && len(o.to) > 0}, {"--drop, --iso", o.drop != "" && o.iso}, {"--drop, --volume-size", o.drop != "" && o.size != ""},
+		{"--site, --all-sites", len(o.sites) > 0 && o.allSites},
+	} {
+		if p.both {
+			return p.pair, true
+		}
+	}
+	return "", false
 }
 
 // pack writes one bundle of everything accepted on this outside.
@@ -77,6 +106,11 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	if o.iso {
 		if to[0], size, err = s.isoStage(o, size); err != nil {
+			return err
+		}
+	}
+	if o.drop != "" {
+		if to[0], err = s.dropStage(o); err != nil {
 			return err
 		}
 	}
@@ -105,6 +139,11 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		}
 		p.Need = &n
 	}
+	if o.piece != "" {
+		if p.PieceSize, err = pieceSize(o.piece); err != nil {
+			return usageError{fmt.Errorf("--piece-size %s: %s", o.piece, s.cat.T("flag.piece"))}
+		}
+	}
 	if o.dry {
 		return s.estimate(ctx, p, o, out)
 	}
@@ -121,6 +160,11 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	p.Progress = func(e packager.Progress) { bar.step(s.cat.T("stage."+e.Stage), e.Done, e.Total) }
 	r, err := packager.Pack(ctx, p)
 	bar.done()
+	var dropped []packager.DropFile
+	if err == nil && o.drop != "" {
+		to = o.to
+		dropped, err = s.toDrop(ctx, r, o)
+	}
 	if err == nil && o.iso {
 		to, err = s.images(ctx, &r, o.to[0])
 	}
@@ -150,6 +194,11 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	if err := s.writeSheet(sh, r.Number, out); err != nil {
 		return err
+	}
+	if o.drop != "" {
+		if err := s.hashSheet(sh, r, dropped, out); err != nil {
+			return err
+		}
 	}
 	if r.RootWarns != 0 {
 		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, lang)))
