@@ -24,7 +24,7 @@ import (
 
 // A drop is one volume as plain files in one directory, for approval gateways
 // and diodes that take files one by one, refuse odd names and depths, rename
-// what they pass, and keep no order (docs/bundle.md §10). A list says which
+// what they pass, and keep no order (docs/bundle.md §9). A list says which
 // file is which part of the volume; it is recognised by its beginning, and the
 // files by size and digest, so that names do not matter at the other end. The
 // list is not signed: what it leads to is judged as on any medium.
