@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -209,6 +210,24 @@ func TestDropRepeated(t *testing.T) {
 	w.fails(exitHeld, "H-623", "--data", w.path(inside), "import", dir)
 }
 
+// lockedBuffer is written by the service while the test reads it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // The service takes a drop from the inbox by itself once it is whole.
 func TestInboxTakesDrop(t *testing.T) {
 	w := treeWorld(t, dropFiles())
@@ -217,7 +236,7 @@ func TestInboxTakesDrop(t *testing.T) {
 	if err := os.MkdirAll(inbox, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	said := discard()
+	said := new(lockedBuffer)
 	a := testApp(t, w.path(inside), discard())
 	a.out = said
 	s, err := a.open("run", inside)
@@ -231,13 +250,18 @@ func TestInboxTakesDrop(t *testing.T) {
 	for i, name := range names {
 		arrive(t, filepath.Join(dir, name), filepath.Join(inbox, name), -1)
 		if i == len(names)/2 {
-			time.Sleep(1500 * time.Millisecond) // it is looked at in this state
+			for range 600 { // until it was looked at in this state
+				if strings.Contains(said.String(), "到着を待っています") {
+					break
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
 			if w.status(inside).Feeds[0].Serial != 0 {
 				t.Fatal("imported in part")
 			}
 		}
 	}
-	for range 300 {
+	for range 600 {
 		if w.status(inside).Feeds[0].Serial != 0 {
 			break
 		}
@@ -246,9 +270,9 @@ func TestInboxTakesDrop(t *testing.T) {
 	cancel()
 	<-done
 	if w.serial(inside, "tools") != w.serial(outside, "tools") {
-		t.Fatalf("the inbox did not take it:\n%s", said)
+		t.Fatalf("the inbox did not take it:\n%s", said.String())
 	}
 	if !strings.Contains(said.String(), "到着を待っています") {
-		t.Errorf("nothing was said about the wait:\n%s", said)
+		t.Errorf("nothing was said about the wait:\n%s", said.String())
 	}
 }
