@@ -145,6 +145,9 @@ func (o *ImportOptions) admit(b *packager.Bundle, info packager.Info) (func(stri
 	if o.Admit == nil {
 		return func(string) bool { return true }, nil
 	}
+	if info.Unapproved { // held as a whole: nobody is asked yet
+		return func(string) bool { return false }, nil
+	}
 	a := Admission{Info: info, Bundle: info.Set.Number, State: info.ID, Desired: b.Desired()}
 	if info.Standing == packager.Older {
 		a.Bundle, a.State = info.Was.Number, info.Was.Set

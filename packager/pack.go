@@ -50,7 +50,6 @@ type PackOptions struct {
 	// Need makes a repair bundle: the state of the listed bundle, its blobs that
 	// the list names and no others. Feeds, Sites and Base are then ignored.
 	Need         *Need
-	Orders       []feed.Order
 	Now          time.Time
 	NewestSigned time.Time     // the newest vendor-signed time this outside holds; zero is none
 	ClockChecked string        // the operator's word that the clock is right although every vendor is quiet; audited
@@ -62,6 +61,9 @@ type PackOptions struct {
 	Progress     func(Progress) // may be nil
 
 	limits               limits // zero: the format's
+	orders               []SignedOrder
+	waiting              []uint64 // orders without the approver's signature
+	approver             bool     // one must sign this bundle
 	repairs, repairsBase *BaseRef
 	only                 map[sum]struct{}    // of a repair bundle: what it carries
 	written              func(dirs []string) // tests: what becomes of the media before they are read back
@@ -76,7 +78,9 @@ type Report struct {
 	Files      int64    // containers
 	Blobs      int64    // carried
 	BlobBytes  int64
-	Known      int64 // artifacts left out because the base has them
+	Known      int64    // artifacts left out because the base has them
+	Waiting    []uint64 // orders left at home until an approver signs them
+	Approval   bool     // an approver must sign this bundle (Approve)
 	RootEnds   time.Time
 	RootWarns  int           // KeyExpiry.Warning
 	ReadBack   time.Duration // how long reading everything again took
@@ -111,11 +115,6 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	for _, ord := range o.Orders {
-		if err := orderAllowed(ord, chain); err != nil {
-			return Report{}, fmt.Errorf("%w: %w", err, feed.ErrConfig)
-		}
-	}
 	p, err := o.plan(ctx)
 	if err != nil {
 		return Report{}, err
@@ -148,6 +147,7 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 		return Report{}, notWritten(w.dirs(), err)
 	}
 	r := w.report(set, c)
+	r.Waiting, r.Approval = o.waiting, o.approver
 	r.Erased = erased
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))
 	return r, o.remember(r.Packed)
@@ -253,7 +253,6 @@ func (o *PackOptions) check() error {
 	}
 	o.Sites = slices.Compact(slices.Sorted(slices.Values(o.Sites)))
 	slices.SortFunc(o.Feeds, func(a, b Carry) int { return cmp.Compare(a.Snapshot.Header().Feed, b.Snapshot.Header().Feed) })
-	slices.SortFunc(o.Orders, func(a, b feed.Order) int { return cmp.Compare(a.Number, b.Number) })
 	switch {
 	case o.Validity < MinValidity || o.Validity > MaxValidity:
 		return fmt.Errorf("validity of %s is not 7 to 400 days: %w", o.Validity, feed.ErrConfig)
@@ -269,12 +268,27 @@ func (o *PackOptions) check() error {
 			return fmt.Errorf("feed %s named twice: %w", a, feed.ErrConfig)
 		}
 	}
-	for _, ord := range o.Orders {
-		if err := ord.Check(); err != nil {
-			return err
-		}
+	if err := o.takeOrders(); err != nil {
+		return err
 	}
 	return o.checkClock()
+}
+
+// takeOrders reads the orders that travel with this bundle.
+func (o *PackOptions) takeOrders() error {
+	root, err := newestRoot(o.Data)
+	if err != nil {
+		return err
+	}
+	o.approver = root.Signed.Roles[metadata.TARGETS].Threshold > 1
+	return o.DB.View(func(tx state.Tx) error {
+		all, err := ordersUnder(tx, root.Signed.Version)
+		if err == nil {
+			err = signNew(o.Data, all)
+		}
+		o.orders, o.waiting = travelling(all, root, o.Now)
+		return err
+	})
 }
 
 // some collects the blobs of the feeds that are carried alone.
@@ -387,7 +401,7 @@ func (o *PackOptions) plan(ctx context.Context) (*plan, error) {
 
 // setTables estimates, from above, what every volume holds besides containers.
 func (o *PackOptions) setTables(p *plan) error {
-	orders, err := ordersBytes(o.Orders)
+	orders, err := ordersBytes(o.orders)
 	if err != nil {
 		return err
 	}
@@ -580,14 +594,14 @@ func rank(name string) int {
 	return map[string]int{nameIndex: -2, nameSet: -1}[path.Base(name)]
 }
 
-func ordersBytes(orders []feed.Order) ([]byte, error) {
+func ordersBytes(orders []SignedOrder) ([]byte, error) {
 	var buf bytes.Buffer
 	t, err := newTableWriter(&buf, false)
 	if err != nil {
 		return nil, err
 	}
 	for _, o := range orders {
-		if err := t.line(o); err != nil {
+		if err := t.line(o.env); err != nil {
 			return nil, fmt.Errorf("order %d: %w", o.Number, err)
 		}
 	}

@@ -26,7 +26,7 @@ func (w *writer) sign(key signature.Signer, chain [][]byte, c counter) (Set, err
 	if err != nil {
 		return set, err
 	}
-	orders, err := ordersBytes(w.o.Orders)
+	orders, err := ordersBytes(w.o.orders)
 	if err != nil {
 		return set, err
 	}
@@ -117,11 +117,11 @@ func (w *writer) set(c counter, root int64) (Set, error) {
 	if s.Feeds, err = writeTable(w, nameFeeds, true, w.feeds); err != nil {
 		return s, err
 	}
-	orders, err := ordersBytes(w.o.Orders)
+	orders, err := ordersBytes(w.o.orders)
 	if err != nil {
 		return s, err
 	}
-	s.Orders = Ref{feed.DigestOf(orders), int64(len(orders)), int64(len(w.o.Orders))}
+	s.Orders = Ref{feed.DigestOf(orders), int64(len(orders)), int64(len(w.o.orders))}
 	return s, s.check()
 }
 

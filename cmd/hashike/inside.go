@@ -484,7 +484,12 @@ func (s *station) inboxReady(seen map[string]sight, still time.Duration) []strin
 			seen[dir] = sight{stamp: stamp, since: time.Now()}
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil || before.taken || time.Since(before.since) < still {
+		if approvals, _ := filepath.Glob(filepath.Join(dir, "approval-*.json")); len(approvals) == 0 {
+			if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
+				continue
+			}
+		}
+		if before.taken || time.Since(before.since) < still {
 			continue
 		}
 		before.taken = true

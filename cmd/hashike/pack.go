@@ -84,9 +84,6 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	err = s.db.View(func(tx state.Tx) error {
 		var err error
-		if p.Orders, err = tx.Orders(); err != nil {
-			return err
-		}
 		if o.full {
 			return nil
 		}
@@ -135,6 +132,12 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	s.printCover(r.Cover, r.Volumes, out)
 	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
+	if r.Approval {
+		fmt.Fprintln(out, s.cat.T("pack.approval"))
+	}
+	for _, n := range r.Waiting {
+		fmt.Fprintln(out, s.cat.T("pack.waiting", n))
+	}
 	if err := s.lend(&o, to, r); err != nil {
 		return err
 	}

@@ -127,13 +127,19 @@ func (a *app) prompt(question string) (string, error) {
 
 // line reads one line; several questions share what was read ahead.
 func (a *app) line() (string, error) {
+	line, err := a.rawLine()
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return line, err
+}
+
+// rawLine is line that tells the end of what was typed: io.EOF.
+func (a *app) rawLine() (string, error) {
 	if a.lines == nil {
 		a.lines = bufio.NewReader(a.in)
 	}
 	line, err := a.lines.ReadString('\n')
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
 	return strings.TrimRight(line, "\r\n"), err
 }
 

@@ -67,6 +67,14 @@ func (s *station) carrySheet(r packager.Report, carries []packager.Carry, o pack
 	lang := s.cat.Language()
 	t := func(key string, args ...any) string { return s.cat.T("sheet."+key, args...) }
 	words := i18n.Words(r.Set.Sum())
+	exceptions, err := s.exceptions(nil)
+	if err != nil {
+		return sheet{}, err
+	}
+	excepted := sheetRow{Label: t("exceptions"), Lines: exceptions}
+	if len(exceptions) == 0 {
+		excepted.Value = t("exceptions.none")
+	}
 	contents := s.contentsOf(carries, t)
 	approval := sheetRow{Label: t("approval"), Boxes: []string{t("box.operator"), t("box.approver"), t("box.inside")}}
 	if n := s.blanketFor(r, blankets); n > 0 {
@@ -86,6 +94,7 @@ func (s *station) carrySheet(r packager.Report, carries []packager.Carry, o pack
 		{Label: t("borrower"), Value: borrower, Write: borrower == ""},
 		{Label: t("purpose"), Value: purpose},
 		{Label: t("contents"), Value: t("contents.is", r.Blobs, bytesText(r.BlobBytes)), Lines: contents},
+		excepted,
 		{Label: t("scan"), Value: t("scan.none")},
 		{Label: t("words"), Value: strings.Join(words, "　")},
 		{Label: t("anchor"), Value: anchor},

@@ -19,7 +19,6 @@ import (
 	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/mirror"
-	"github.com/hashike/hashike/packager"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -39,7 +38,13 @@ func (a *app) statusCommand() *cobra.Command {
 				e.SetIndent("", "  ")
 				return e.Encode(o)
 			}
-			return s.printStatus(o, a.out)
+			if err := s.printStatus(o, a.out); err != nil {
+				return err
+			}
+			if err := s.printPending(); err != nil {
+				return err
+			}
+			return s.printGuard(a.out)
 		})
 	}}
 	c.Flags().BoolVar(&asJSON, "json", false, a.cat.T("flag.json"))
@@ -77,6 +82,9 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 		fmt.Fprintln(out, "  "+s.cat.T(key, w.Bundle, i18n.Date(w.Since, lang), w.Bundle))
 	}
 	for _, od := range o.Orders {
+		if !od.InForce(s.now()) {
+			continue
+		}
 		fmt.Fprintln(out, "  "+s.cat.T("status.order", od.Number, string(od.Kind), od.Feed, od.Reason))
 	}
 	return nil
@@ -94,7 +102,13 @@ func (a *app) originCommand() *cobra.Command {
 					return err
 				}
 				s.printCard(card, a.out)
-				return nil
+				lines, err := s.exceptions(func(o feed.Order) bool {
+					return (o.Feed == "" || o.Feed == card.Feed) && (o.Digest == "" || o.Digest == card.Artifact.Digest)
+				})
+				for _, l := range lines {
+					fmt.Fprintf(a.out, "%s: %s\n", s.cat.T("card.exception"), l)
+				}
+				return err
 			})
 		}}
 }
@@ -298,59 +312,6 @@ func (s *station) scrub(ctx context.Context, share float64, out io.Writer) error
 		return err
 	}
 	return errors.Join(err, s.audit("scrub", err, map[string]string{"blobs": fmt.Sprint(r.Blobs), "bytes": fmt.Sprint(r.Bytes), "damaged": fmt.Sprint(len(r.Damaged))}))
-}
-
-func (a *app) keysCommand() *cobra.Command {
-	c := &cobra.Command{Use: "keys", Short: a.cat.T("cmd.keys"), RunE: func(*cobra.Command, []string) error {
-		return a.with("keys", "", func(s *station) error { return s.printKeys(a.out) })
-	}}
-	var name string
-	login := &cobra.Command{Use: "login NAME", Short: a.cat.T("cmd.login"), Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
-		return a.with("keys login", inside, func(s *station) error {
-			name = args[0]
-			fmt.Fprint(a.err, a.cat.T("login.ask", name))
-			password, err := a.secret()
-			if err != nil {
-				return err
-			}
-			line, err := mirror.HashPassword(name, password)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(a.out, line)
-			return nil
-		})
-	}}
-	c.AddCommand(login)
-	return c
-}
-
-// printKeys lists what is trusted and until when: pinned vendor keys of the
-// configured kinds, and the bundle's own keys.
-func (s *station) printKeys(out io.Writer) error {
-	e, err := packager.Expiry(s.dir, s.db, s.now())
-	if err != nil {
-		return err
-	}
-	lang := s.cat.Language()
-	fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(e.Root, lang)))
-	switch {
-	case e.Warning < 0:
-		fmt.Fprintln(out, "  "+s.cat.T("keys.ended"))
-	case e.Warning > 0:
-		fmt.Fprintln(out, "  "+s.cat.T("keys.warn", e.Warning))
-	}
-	seen := map[string]bool{}
-	for _, f := range s.cfg.Feeds {
-		for _, a := range f.Kind.Anchors {
-			if seen[a.Name] {
-				continue
-			}
-			seen[a.Name] = true
-			fmt.Fprintf(out, "%s  %s  %s\n  %s\n", f.Kind.Name, a.Name, a.SHA256(), a.Source)
-		}
-	}
-	return nil
 }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -49,7 +49,7 @@ func newWindowsWorld(t testing.TB, x *wine, blocks string) *world {
 	}
 	x.use(w)
 	blocks += fmt.Sprintf("\n[feed.big]\nkind = \"tree\"\ndir = \"big\"\nsignature = \"\"\nkeys = []\ndirs = { big = %q }\n", w.path("big"))
-	sheet := w.ok("", "--data", w.path(outside), "init", "--side", outside, "--name", "試験町")
+	sheet := w.ok("", "--data", w.path(outside), "init", "--side", outside, "--name", "試験町", "--keys-to", w.path("envelopes"))
 	w.configure(outside, blocks)
 	w.outside("order", "exception", "--feed", "big", "--strength", "none", "--reason", "試験", "--approver", "鈴木", "--until", nextMarch())
 	setup := w.path(outside, "outbox", "setup-1")
@@ -445,7 +445,7 @@ func (w *world) waitGenerationFor(d time.Duration, url string, version int) {
 // windowsOwnTests runs, under wine, the tests that only Windows builds have.
 func windowsOwnTests(t *testing.T, x *wine) {
 	w := newWindowsWorld(t, x, "")
-	for pkg, tests := range map[string]string{"../../internal/durable": "^(TestPrivate|TestTimeOutlivesCommit|TestHeld|TestLongPaths)$", ".": "^(TestService|TestUnquoted)$"} {
+	for pkg, tests := range map[string]string{"../../packager": "^(TestDPAPI)$", "../../internal/durable": "^(TestPrivate|TestTimeOutlivesCommit|TestHeld|TestLongPaths)$", ".": "^(TestService|TestUnquoted)$"} {
 		exe := filepath.Join(x.dir, "tests.exe")
 		build := exec.Command("go", "test", "-c", "-o", exe, pkg)
 		build.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")

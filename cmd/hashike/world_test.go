@@ -39,7 +39,7 @@ func (w *world) path(e ...string) string { return filepath.Join(append([]string{
 func newWorld(t testing.TB, blocks string) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), now: time.Now}
-	sheet := w.ok("", "--data", w.path(outside), "init", "--side", outside, "--name", "試験町")
+	sheet := w.ok("", "--data", w.path(outside), "init", "--side", outside, "--name", "試験町", "--keys-to", w.path("envelopes"))
 	w.configure(outside, blocks)
 	w.ok(fingerprintOn(sheet)+"\n", "--data", w.path(inside), "init", "--side", inside, "--name", "試験町", "--pair", w.path(outside, "outbox", "setup-1"))
 	w.configure(inside, blocks)

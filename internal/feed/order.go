@@ -38,15 +38,6 @@ type Order struct {
 	Approver string     `json:"approver"`
 	Issued   time.Time  `json:"issued"`
 	Until    time.Time  `json:"until,omitzero"` // exception: required, 31 March at the latest
-	// Signatures of root keys, for what the bundle key alone may not order
-	// (trust, floor): package packager signs and checks them.
-	Signatures []OrderSignature `json:"signatures,omitempty"`
-}
-
-// OrderSignature is one root key's signature of an order.
-type OrderSignature struct {
-	Key       string `json:"key"` // TUF key id
-	Signature []byte `json:"signature"`
 }
 
 // NewAnchor is a vendor key or root that an order adds for some feeds.
