@@ -54,6 +54,7 @@ type Case struct {
 	Optional func(path string) bool             // a snapshot may lack this artifact
 	Loose    func(path string, offset int) bool // a byte that no signature covers and nothing reads (armor headers)
 	Address  func(path string) string           // where terminals ask for an artifact: nil is "/" and the path, "" is nowhere
+	Falls    func(wrong, path string) bool      // though of another group, path has no other proof than wrong
 	Gone     func(path string) bool             // of Older, rightly absent once Newer is published
 	Requests []Request                          // to a server that has Newer
 	Quiet    int64                              // most requests of a fetch with nothing new; 0 is 6
@@ -121,6 +122,9 @@ func (c *Case) defaults() {
 	}
 	if c.Gone == nil {
 		c.Gone = no
+	}
+	if c.Falls == nil {
+		c.Falls = func(string, string) bool { return false }
 	}
 	if c.Huge == nil {
 		c.Huge = no

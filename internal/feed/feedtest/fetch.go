@@ -99,7 +99,8 @@ func testHosts(t *testing.T, h *history) {
 		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusFound)
 		return true
 	})
-	if res, err := b.run(t.Context()); !errors.Is(err, feed.ErrHeld) {
+	// What was POSTed is sent to no other address, so there a redirect is no answer at all.
+	if res, err := b.run(t.Context()); !errors.Is(err, feed.ErrHeld) && !(b.c.Now.Handler != nil && errors.Is(err, feed.ErrUpstream)) {
 		t.Errorf("redirected elsewhere: %+v, %v", res, err)
 	}
 	if strays.Load() > 0 {

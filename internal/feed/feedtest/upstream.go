@@ -1,6 +1,8 @@
 package feedtest
 
 import (
+	"bytes"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -175,6 +177,10 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.asked = append(u.asked, r.URL.Path)
 	f := u.fault
 	u.mu.Unlock()
+	// Until what was sent has been read, a server does not see that its client has gone.
+	if sent, err := io.ReadAll(r.Body); err == nil {
+		r.Body = io.NopCloser(bytes.NewReader(sent))
+	}
 	w = &counted{w, &u.sent}
 	if f != nil && f(n, w, r) {
 		return

@@ -129,7 +129,9 @@ func TestNativeCaptures(t *testing.T) {
 	if !strings.Contains(got, "<RegisterComputerResponse ") {
 		t.Errorf("RegisterComputer: %s", got)
 	}
-	if !slices.ContainsFunc(s.ledger.seen, func(x feed.Sighting) bool { return x.Event == "registered" && strings.HasPrefix(x.Terminal, "e1da06a3") }) {
+	if !slices.ContainsFunc(s.ledger.seen, func(x feed.Sighting) bool {
+		return x.Event == "registered" && strings.HasPrefix(x.Terminal, "e1da06a3")
+	}) {
 		t.Errorf("RegisterComputer: sightings %+v", s.ledger.seen)
 	}
 

@@ -22,6 +22,7 @@ const (
 const (
 	maxDocument      = 4 << 20
 	maxDocumentDepth = 64
+	maxDocumentTexts = 2000 // fragments by language; real ones have some 80
 )
 
 // Prefixes that names keep, as text, in a fragment.
@@ -267,7 +268,7 @@ func (x *dissector) collection(t xml.StartElement) error {
 				return err
 			}
 			lang := elementText(body.Bytes(), "Language")
-			if lang == "" || len(lang) > 35 {
+			if lang == "" || len(lang) > 35 || len(x.doc.Pieces) >= maxDocumentTexts {
 				return errors.New("text without a language")
 			}
 			x.doc.Pieces = append(x.doc.Pieces, piece{p, strings.ToLower(lang), body.Bytes()})

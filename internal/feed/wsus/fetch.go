@@ -45,7 +45,7 @@ type fetch struct {
 // Fetch implements feed.Feed: it takes every drop that is complete and stable.
 func (f *updates) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content, dst feed.Sink) (string, error) {
 	r := &fetch{prev: prev, dst: dst, found: map[string]feed.Artifact{}}
-	if err := r.before(); err != nil {
+	if err := r.before(f.epoch); err != nil {
 		return "", err
 	}
 	fsys, err := up.Dir(dropDir)
@@ -94,8 +94,8 @@ func (r *fetch) summary() string {
 }
 
 // before takes over the revision ids of the last snapshot: they are for ever.
-func (r *fetch) before() error {
-	r.ids = newRevisions()
+func (r *fetch) before(fresh func() epoch) error {
+	r.ids = newRevisions(fresh())
 	if r.prev == nil {
 		return nil
 	}

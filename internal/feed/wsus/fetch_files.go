@@ -102,11 +102,13 @@ func (m *mirror) has(p string, f file) bool {
 // locate asks again where files are whose documents came in an earlier fetch.
 func (m *mirror) locate(ctx context.Context, ids []identity) error {
 	slices.SortFunc(ids, compareIdentity)
-	for part := range slices.Chunk(slices.Compact(ids), m.srv.most) {
-		_, urls, err := m.srv.data(ctx, part)
+	for ids = slices.Compact(ids); len(ids) > 0; {
+		part := ids[:min(len(ids), m.srv.most)]
+		list, urls, err := m.srv.data(ctx, part)
 		if err != nil {
 			return err
 		}
+		ids = without(ids[len(part):], part, list)
 		for sum, at := range urls {
 			m.urls[sum] = at
 		}

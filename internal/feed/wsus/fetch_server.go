@@ -73,6 +73,7 @@ type mirror struct {
 	held map[identity]string // revision → batch of the last snapshot
 	docs map[identity]*document
 	news []original
+	size int64 // bytes of news
 	urls map[[20]byte]string
 	made map[string]*scan // new batches, by path
 }
@@ -91,7 +92,7 @@ func (f *updates) fromServer(ctx context.Context, up feed.Upstream, r *fetch) (*
 	err := m.run(ctx)
 	if errors.Is(err, errServerChanged) && m.was.Config != "" { // its numbers and anchors are worth nothing now
 		m.was = progress{}
-		m.news, m.docs, m.held = nil, map[identity]*document{}, map[identity]string{}
+		m.news, m.size, m.docs, m.held = nil, 0, map[identity]*document{}, map[identity]string{}
 		err = m.run(ctx)
 	}
 	if errors.Is(err, errServerChanged) {
@@ -233,35 +234,52 @@ func (m *mirror) note(d *document) {
 	m.docs[d.identity] = d
 }
 
+// maxBrought bounds the new documents of one fetch, which are held in memory.
+// The first one of Windows 11 and the servers takes some 200 MB.
+const maxBrought = 1 << 30
+
 // bring asks for the documents of revisions that are not held yet.
 func (m *mirror) bring(ctx context.Context, ids []identity) error {
 	var lack []identity
+	listed := map[identity]bool{}
 	for _, id := range ids {
-		if m.docs[id] == nil && !slices.Contains(lack[max(0, len(lack)-8):], id) {
+		if m.docs[id] == nil && !listed[id] {
+			listed[id] = true
 			lack = append(lack, id)
 		}
 	}
-	for part := range slices.Chunk(lack, m.srv.most) {
+	for len(lack) > 0 {
+		part := lack[:min(len(lack), m.srv.most)]
 		list, urls, err := m.srv.data(ctx, part)
 		if err != nil {
 			return err
 		}
+		lack = without(lack[len(part):], part, list)
 		for _, o := range list {
 			if m.docs[o.identity] != nil {
 				continue
 			}
-			d, err := parseDocument(o.body)
-			if err != nil {
-				return err
+			m.note(o.doc)
+			m.news = append(m.news, o.original)
+			if m.size += int64(len(o.body)); m.size > maxBrought || len(m.docs) > maxUpdates {
+				return upstream("over %d revisions, or %d bytes of new ones: choose fewer products", maxUpdates, int64(maxBrought))
 			}
-			m.note(d)
-			m.news = append(m.news, o)
 		}
 		for sum, at := range urls {
 			m.urls[sum] = at
 		}
 	}
 	return nil
+}
+
+// without puts what was asked for and did not come before what is still to ask.
+func without(rest, asked []identity, list []received) []identity {
+	came := map[identity]bool{}
+	for _, o := range list {
+		came[o.identity] = true
+	}
+	left := slices.DeleteFunc(slices.Clone(asked), func(id identity) bool { return came[id] })
+	return append(left, rest...)
 }
 
 // resolve finds the ids of the products and classifications that are named by
@@ -424,7 +442,7 @@ func (m *mirror) batches(list []original) ([][]byte, error) {
 		return err
 	}
 	for _, o := range list {
-		group := m.family(o.identity, bodies, nil)
+		group := m.family(o.identity, bodies)
 		if len(open) > 0 && len(open)+len(group) > batchUpdates {
 			if err := flush(); err != nil {
 				return nil, err
@@ -443,17 +461,25 @@ func (m *mirror) batches(list []original) ([][]byte, error) {
 	return packed, flush()
 }
 
-// family is a revision behind the members of its bundles that still wait.
-func (m *mirror) family(id identity, waiting map[identity][]byte, out []identity) []identity {
-	if waiting[id] == nil || slices.Contains(out, id) || len(out) > maxClauses {
-		return out
-	}
-	for _, member := range slices.Concat(m.docs[id].Bundles...) {
-		if member != id {
-			out = m.family(member, waiting, out)
+// family is a revision behind the members of its bundles that still wait. Those
+// beyond maxClauses come later by themselves. Bundles may name each other.
+func (m *mirror) family(id identity, waiting map[identity][]byte) (out []identity) {
+	seen := map[identity]bool{}
+	var visit func(identity)
+	visit = func(id identity) {
+		if waiting[id] == nil || seen[id] || len(seen) >= maxClauses {
+			return
 		}
+		seen[id] = true
+		for _, clause := range m.docs[id].Bundles {
+			for _, member := range clause {
+				visit(member)
+			}
+		}
+		out = append(out, id)
 	}
-	return append(out, id)
+	visit(id)
+	return out
 }
 
 // batch reads one of the batches found.

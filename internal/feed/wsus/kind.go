@@ -52,6 +52,7 @@ type updates struct {
 	conf  Config
 	rings map[string]string // lower-case target group → ring
 	now   func() time.Time  // for the expiry of cookies
+	epoch func() epoch      // of a new map of revisions
 }
 
 func newFeed(decode feed.Decode) (feed.Feed, error) {
@@ -59,7 +60,7 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 	if err := decode(&cfg); err != nil {
 		return nil, err
 	}
-	f := &updates{conf: cfg, rings: map[string]string{}, now: time.Now}
+	f := &updates{conf: cfg, rings: map[string]string{}, now: time.Now, epoch: newEpoch}
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}

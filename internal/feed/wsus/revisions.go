@@ -44,11 +44,12 @@ type revisions struct {
 	order []identity // order[i] has id i+1
 }
 
-func newRevisions() *revisions {
-	r := &revisions{ids: map[identity]int32{}}
-	rand.Read(r.epoch[:]) // never fails (crypto/rand)
-	return r
+func newEpoch() (e epoch) {
+	rand.Read(e[:]) // never fails (crypto/rand)
+	return e
 }
+
+func newRevisions(e epoch) *revisions { return &revisions{epoch: e, ids: map[identity]int32{}} }
 
 // add gives an identity its id, if it has none.
 func (r *revisions) add(id identity) {

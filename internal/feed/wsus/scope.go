@@ -31,14 +31,14 @@ var words = map[string]string{"install": actInstall, "optional": actOptional, "u
 // catalog is what one ring's publication holds.
 type catalog struct {
 	*index
-	view    feed.View
-	byID    map[int32]int            // revision ID → number
-	exact   map[bundled]int          // (update, RevisionNumber) → number, of visible ones
-	latest  map[int32]int            // update → number of its newest visible revision
-	numbers map[guid]int32           // UpdateID → update
-	whole   []bool                   // by number: all its files are here
-	told    map[string]feed.Decision // "update\x00group"
-	groups  map[string]bool          // that decisions name
+	view     feed.View
+	byID     map[int32]int            // revision ID → number
+	exact    map[bundled]int          // (update, RevisionNumber) → number, of visible ones
+	latest   map[int32]int            // update → number of its newest visible revision
+	numbers  map[guid]int32           // UpdateID → update
+	complete []bool                   // by number: it and enough of its bundle can be downloaded
+	told     map[string]feed.Decision // "update\x00group"
+	groups   map[string]bool          // that decisions name
 }
 
 func newCatalog(x *index, v feed.View) *catalog {
@@ -55,7 +55,7 @@ func newCatalog(x *index, v feed.View) *catalog {
 	for i, f := range x.Files {
 		files[i] = c.here(f.Path)
 	}
-	c.whole = make([]bool, len(x.Revisions))
+	whole := make([]bool, len(x.Revisions))
 	for i, r := range x.Revisions {
 		if !slices.ContainsFunc(r.Sources, func(s int32) bool { return shown[s] }) {
 			continue
@@ -65,8 +65,9 @@ func newCatalog(x *index, v feed.View) *catalog {
 		if old, ok := c.latest[r.Update]; !ok || x.Revisions[old].Number < r.Number {
 			c.latest[r.Update] = i
 		}
-		c.whole[i] = !r.Lacking && !slices.ContainsFunc(r.Files, func(f int32) bool { return !files[f] })
+		whole[i] = !r.Lacking && !slices.ContainsFunc(r.Files, func(f int32) bool { return !files[f] })
 	}
+	c.complete = c.completed(whole)
 	for _, d := range v.Decisions {
 		c.told[strings.ToLower(d.Subject)+"\x00"+strings.ToLower(d.Group)] = d
 		c.groups[strings.ToLower(d.Group)] = true
@@ -79,22 +80,6 @@ func (c *catalog) here(p string) bool {
 	_, ok := c.view.Lookup(p)
 	_, held := c.view.Withheld[p]
 	return ok && !held
-}
-
-// complete reports whether a revision and enough of its bundle can be downloaded.
-func (c *catalog) complete(i, depth int) bool {
-	if !c.whole[i] || depth > 8 {
-		return false
-	}
-	for _, clause := range c.Revisions[i].Bundles {
-		if !slices.ContainsFunc(clause, func(b bundled) bool {
-			n, ok := c.exact[b]
-			return ok && c.complete(n, depth+1)
-		}) {
-			return false
-		}
-	}
-	return true
 }
 
 // deployment is what a terminal is to do with a revision.
@@ -132,7 +117,7 @@ func (c *catalog) scope(ring, group string) *scope {
 	s := &scope{catalog: c, deploy: map[int]deployment{}}
 	for _, i := range c.latest {
 		r := &c.Revisions[i]
-		if r.Type != 'S' || !r.Explicit || !c.complete(i, 0) {
+		if r.Type != 'S' || !r.Explicit || !c.complete[i] {
 			continue
 		}
 		if d, ok := c.decide(c.Updates[r.Update], ring, group); ok {
@@ -169,7 +154,7 @@ func (s *scope) reach(i int, d deployment) {
 			continue
 		}
 		for _, b := range slices.Concat(r.Bundles...) {
-			if n, ok := s.exact[b]; ok && s.complete(n, 0) {
+			if n, ok := s.exact[b]; ok && s.complete[n] {
 				todo = append(todo, step{n, deployment{action: actBundle}})
 			}
 		}
@@ -201,40 +186,6 @@ func (s *scope) sort() {
 }
 
 func (s *scope) leaf(i int) bool { return !s.NonLeaf[s.Revisions[i].Update] }
-
-// within restricts a scope to updates that reach one of the categories, for
-// category scans; left are the deployed ones that do not.
-func (s *scope) within(categories []guid) (sub *scope, left []int32) {
-	sub = &scope{catalog: s.catalog, deploy: map[int]deployment{}}
-	want := map[int]bool{}
-	for _, g := range categories {
-		if n, ok := s.numbers[g]; ok {
-			if i, ok := s.latest[n]; ok {
-				want[i] = true
-				sub.reach(i, deployment{action: actEvaluate})
-			}
-		}
-	}
-	for _, i := range s.members {
-		d := s.deploy[i]
-		if d.action == actEvaluate || d.action == actBundle {
-			continue
-		}
-		one := &scope{catalog: s.catalog, deploy: map[int]deployment{}}
-		one.reach(i, d)
-		hit := false
-		for n := range one.deploy {
-			hit = hit || want[n]
-		}
-		if hit {
-			sub.reach(i, d)
-		} else {
-			left = append(left, s.Revisions[i].ID)
-		}
-	}
-	sub.sort()
-	return sub, left
-}
 
 // needed lists the members whose prerequisites the installed updates meet.
 func (s *scope) needed(installed []int32) []int {

@@ -21,6 +21,8 @@ type server struct {
 	rings map[string]*ringView
 	epoch epoch
 
+	busy chan struct{} // holds those that read documents
+
 	mu     sync.Mutex
 	scopes map[string]*scope
 }
@@ -37,7 +39,7 @@ func (f *updates) Handler(s feed.Serving) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wsus: secret for cookies: %w", err)
 	}
-	v := &server{Serving: s, conf: f, seal: seal, rings: map[string]*ringView{}, scopes: map[string]*scope{}}
+	v := &server{Serving: s, conf: f, seal: seal, rings: map[string]*ringView{}, scopes: map[string]*scope{}, busy: make(chan struct{}, maxReading)}
 	indexes := map[uint64]*index{}
 	for _, ring := range feed.Rings() {
 		view, ok := s.View(ring)
@@ -229,6 +231,9 @@ func (s *server) ringOf(r *http.Request, group string) string {
 	}
 	return ring
 }
+
+// maxReading is how many answers with documents are made at a time.
+const maxReading = 2
 
 // maxScopes bounds what is remembered; decisions name few groups.
 const maxScopes = 256

@@ -3,6 +3,7 @@ package wsus
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -409,7 +410,13 @@ func (s *server) getUpdateData(c *call) error {
 	if err != nil {
 		return err
 	}
-	docs, err := v.documents(f.list)
+	select { // documents are large: few answers at a time
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	case <-c.http.Context().Done():
+		return c.http.Context().Err()
+	}
+	docs, err := v.documents(distinct(f.list))
 	if err != nil {
 		return err
 	}
@@ -418,20 +425,28 @@ func (s *server) getUpdateData(c *call) error {
 		path string
 	}
 	var places []place
+	had := map[place]bool{}
 	c.begin("GetUpdateDataResult", "updates")
-	for _, id := range f.list {
+	for _, id := range distinct(f.list) {
+		if docs[id] == nil {
+			continue // beyond maxReply: the server asks for it again
+		}
 		n := v.numbers[id.Update]
 		c.begin("ServerSyncUpdateData", "Id")
 		c.put("UpdateID", id.Update.String())
 		c.int("RevisionNumber", id.Number)
 		c.end(1)
-		c.put("XmlUpdateBlob", string(docs[id]))
+		c.begin("XmlUpdateBlob")
+		_ = xml.EscapeText(&c.Buffer, docs[id])
+		c.end(1)
+		delete(docs, id)
 		r := v.Revisions[v.exact[bundled{n, id.Number}]]
 		c.begin("FileDigestList")
 		for _, k := range r.Files {
 			p := place{base64.StdEncoding.EncodeToString(v.Files[k].SHA1[:]), v.Files[k].Path}
 			c.put("base64Binary", p.sum)
-			if v.here(p.path) && !slices.Contains(places, p) {
+			if v.here(p.path) && !had[p] {
+				had[p] = true
 				places = append(places, p)
 			}
 		}
@@ -460,9 +475,11 @@ func contentRoot(r *http.Request) string {
 }
 
 // documents reads the documents of revisions. One that is unknown fails all, as
-// a real server's does.
+// a real server's does. Past maxReply the rest is left out, as a real server
+// keeps its answers small, but never all.
 func (v *ringView) documents(list []identity) (map[identity][]byte, error) {
-	byBatch := map[string][]identity{}
+	at := map[identity]string{}
+	wanted := map[string]int{} // by batch
 	for _, id := range list {
 		n, known := v.numbers[id.Update]
 		i, ok := v.exact[bundled{n, id.Number}]
@@ -473,27 +490,40 @@ func (v *ringView) documents(list []identity) (map[identity][]byte, error) {
 		if !ok {
 			return nil, &fault{"InternalServerError", "unknown revision"}
 		}
-		byBatch[p] = append(byBatch[p], id)
+		at[id] = p
+		wanted[p]++
 	}
-	out := map[identity][]byte{}
-	for p, ids := range byBatch {
+	out, size := map[identity][]byte{}, 0
+	for _, first := range list { // batch by batch, in the order asked
+		p := at[first]
+		if wanted[p] == 0 || size > maxReply {
+			continue
+		}
 		f, err := v.view.Open(p)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w: %w", p, err, feed.ErrDamaged)
 		}
 		err = eachOriginal(f.(io.Reader), func(o original) error {
-			if slices.Contains(ids, o.identity) {
-				out[o.identity] = o.body
+			if at[o.identity] != p {
+				return nil
+			}
+			out[o.identity] = o.body
+			size += len(o.body)
+			if wanted[p]--; wanted[p] == 0 || size > maxReply {
+				return errEnough
 			}
 			return nil
 		})
 		f.Close()
-		if err != nil {
+		if err != nil && !errors.Is(err, errEnough) {
 			return nil, err
 		}
 	}
 	return out, nil
 }
+
+// errEnough ends the reading of a batch.
+var errEnough = errors.New("enough")
 
 // getUpdateDecryptionData: nothing here is encrypted.
 func (s *server) getUpdateDecryptionData(c *call) error {

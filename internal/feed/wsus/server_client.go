@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -239,10 +240,30 @@ func (s *peerServer) list(ctx context.Context, f filter) (ids []identity, anchor
 	return ids, anchor, err
 }
 
-// data brings the documents of at most s.most revisions, in the order asked,
-// and where their files are, by SHA-1.
-func (s *peerServer) data(ctx context.Context, ids []identity) ([]original, map[[20]byte]string, error) {
-	got := map[identity][]byte{}
+// received is a document as it came, taken apart.
+type received struct {
+	original
+	doc *document
+}
+
+// arriving collects the documents of one answer: those asked for, each once.
+type arriving struct {
+	asked map[identity]bool
+	got   map[identity]received
+	size  int
+}
+
+// maxURL bounds an address of a file.
+const maxURL = 2048
+
+// data brings documents of at most s.most revisions, in the order asked, and
+// where their files are, by SHA-1. A server keeps its answers small (a real one
+// below 2,000,000 bytes), so some may be left out, but not all.
+func (s *peerServer) data(ctx context.Context, ids []identity) ([]received, map[[20]byte]string, error) {
+	in := arriving{asked: map[identity]bool{}, got: map[identity]received{}}
+	for _, id := range ids {
+		in.asked[id] = true
+	}
 	urls := map[[20]byte]string{}
 	var sum [20]byte
 	err := s.ask(ctx, pathServerSync, nsServer, "GetUpdateData", func(a *answer) {
@@ -258,13 +279,13 @@ func (s *peerServer) data(ctx context.Context, ids []identity) ([]original, map[
 	}, func(p, text string) error {
 		switch {
 		case strings.HasSuffix(p, "ServerSyncUpdateData/XmlUpdateBlob"):
-			return keepDocument(got, []byte(text))
+			return in.keep([]byte(text))
 		case strings.HasSuffix(p, "ServerSyncUpdateData/XmlUpdateBlobCompressed"):
 			b, err := unpackBlob(text)
 			if err != nil {
 				return err
 			}
-			return keepDocument(got, b)
+			return in.keep(b)
 		case strings.HasSuffix(p, "ServerSyncUrlData/FileDigest"):
 			b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
 			if err != nil || len(b) != len(sum) {
@@ -272,7 +293,7 @@ func (s *peerServer) data(ctx context.Context, ids []identity) ([]original, map[
 			}
 			sum = [20]byte(b)
 		case strings.HasSuffix(p, "ServerSyncUrlData/MUUrl"), strings.HasSuffix(p, "ServerSyncUrlData/UssUrl"):
-			if text = strings.TrimSpace(text); text != "" { // UssUrl comes second and is nearer
+			if text = strings.TrimSpace(text); text != "" && len(text) <= maxURL { // UssUrl comes second and is nearer
 				urls[sum] = text
 			}
 		}
@@ -281,26 +302,42 @@ func (s *peerServer) data(ctx context.Context, ids []identity) ([]original, map[
 	if err != nil {
 		return nil, nil, err
 	}
-	list := make([]original, 0, len(ids))
+	var list []received
+	named := map[[20]byte]string{}
 	for _, id := range ids {
-		b, ok := got[id]
+		o, ok := in.got[id]
 		if !ok {
-			return nil, nil, upstream("GetUpdateData without %s", id)
+			continue
 		}
-		list = append(list, original{id, b})
+		list = append(list, o)
+		for _, f := range o.doc.Files {
+			if at, ok := urls[f.SHA1]; ok {
+				named[f.SHA1] = at
+			}
+		}
 	}
-	return list, urls, nil
+	if len(list) == 0 && len(ids) > 0 {
+		return nil, nil, upstream("GetUpdateData without %s", ids[0])
+	}
+	return list, named, nil
 }
 
-func keepDocument(got map[identity][]byte, b []byte) error {
+// keep takes one document.
+func (in *arriving) keep(b []byte) error {
 	if b = bytes.TrimSpace(b); len(b) == 0 {
 		return nil // the other form is filled
+	}
+	if in.size += len(b); in.size > maxAnswer {
+		return fmt.Errorf("documents of over %d bytes", maxAnswer)
 	}
 	d, err := parseDocument(b)
 	if err != nil {
 		return err
 	}
-	got[d.identity] = b
+	if _, twice := in.got[d.identity]; twice || !in.asked[d.identity] {
+		return fmt.Errorf("%s, which was not asked for", d.identity)
+	}
+	in.got[d.identity] = received{original{d.identity, b}, d}
 	return nil
 }
 
@@ -336,7 +373,7 @@ func unpackBlob(text string) ([]byte, error) {
 	return []byte(string(utf16.Decode(u))), nil
 }
 
-// related names the newest revisions of updates known by id alone.
+// related names the newest revisions of at most 100 updates known by id alone.
 func (s *peerServer) related(ctx context.Context, list []guid) ([]identity, error) {
 	var out []identity
 	var at identity
@@ -355,8 +392,8 @@ func (s *peerServer) related(ctx context.Context, list []guid) ([]identity, erro
 			var n int64
 			n, err = strconv.ParseInt(text, 10, 32)
 			at.Number = int32(n)
-			if out = append(out, at); len(out) > maxListed || n < 0 {
-				err = errors.New("too many revisions, or a negative number")
+			if out = append(out, at); len(out) > maxListed || n < 0 || !slices.Contains(list, at.Update) {
+				err = errors.New("too many revisions, a negative number, or one that was not asked for")
 			}
 		}
 		return err

@@ -32,7 +32,9 @@ type vendorServer struct {
 	now    int
 	files  map[string][]byte // by SHA-1 in base64
 	calls  map[string]int
-	change bool // the database was made anew
+	change bool   // the database was made anew
+	root   string // the path below which it answers
+	parsed map[string]*document
 }
 
 type soapIn struct {
@@ -49,7 +51,7 @@ type soapIn struct {
 }
 
 func newVendor(t testing.TB) *vendorServer {
-	v := &vendorServer{docs: map[identity][]byte{}, born: map[identity]int{}, now: 1, files: map[string][]byte{}, calls: map[string]int{}}
+	v := &vendorServer{docs: map[identity][]byte{}, born: map[identity]int{}, now: 1, files: map[string][]byte{}, calls: map[string]int{}, parsed: map[string]*document{}}
 	v.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { v.serve(t, w, r) }))
 	t.Cleanup(v.Close)
 	return v
@@ -65,6 +67,18 @@ func (v *vendorServer) add(t testing.TB, doc []byte) identity {
 	return d.identity
 }
 
+// parse is parseDocument, once for each.
+func (v *vendorServer) parse(doc []byte) (*document, error) {
+	if d := v.parsed[string(doc)]; d != nil {
+		return d, nil
+	}
+	d, err := parseDocument(doc)
+	if err == nil {
+		v.parsed[string(doc)] = d
+	}
+	return d, err
+}
+
 func esc(s string) string {
 	var b strings.Builder
 	_ = xml.EscapeText(&b, []byte(s))
@@ -74,9 +88,11 @@ func esc(s string) string {
 func (v *vendorServer) serve(t testing.TB, w http.ResponseWriter, r *http.Request) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if b, ok := v.files[strings.TrimPrefix(r.URL.Path, "/files/")]; ok {
-		w.Write(b)
-		return
+	for sum, b := range v.files {
+		if r.URL.Path == "/"+fileName(sum) {
+			w.Write(b)
+			return
+		}
 	}
 	var in soapIn
 	if err := xml.NewDecoder(r.Body).Decode(&in); err != nil {
@@ -92,13 +108,19 @@ func (v *vendorServer) serve(t testing.TB, w http.ResponseWriter, r *http.Reques
 	for _, c := range in.Body.Inner.Children {
 		whole.WriteString("<" + c.XMLName.Local + ">" + c.Inner + "</" + c.XMLName.Local + ">")
 	}
-	body, fault := v.answer(op, whole.String(), "http://"+r.Host)
+	body, fault := v.answer(op, whole.String(), "http://"+r.Host+v.root)
 	if fault != "" {
 		w.WriteHeader(500)
 		fmt.Fprintf(w, `<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><s:Fault><faultcode>s:Client</faultcode><faultstring>Fault occurred</faultstring><detail><ErrorCode>%s</ErrorCode></detail></s:Fault></s:Body></s:Envelope>`, fault)
 		return
 	}
 	fmt.Fprintf(w, `<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><%[1]sResponse xmlns="%[2]s">%[3]s</%[1]sResponse></s:Body></s:Envelope>`, op, in.Body.Inner.XMLName.Space, body)
+}
+
+// fileName is where the server has the file of a digest.
+func fileName(sum string) string {
+	b, _ := base64.StdEncoding.DecodeString(sum)
+	return fmt.Sprintf("files/%x.cab", b)
 }
 
 func between(s, tag string) (out []string) {
@@ -140,7 +162,7 @@ func (v *vendorServer) answer(op, in, base string) (body, fault string) {
 		}
 		var list strings.Builder
 		for _, id := range slices.SortedFunc(maps.Keys(v.docs), compareIdentity) {
-			d, err := parseDocument(v.docs[id])
+			d, err := v.parse(v.docs[id])
 			if err != nil { // one that a test has cut
 				d = &document{update: update{Type: "Category"}}
 			}
@@ -192,13 +214,13 @@ func (v *vendorServer) data(in, base string) (body, fault string) {
 			blob = "<XmlUpdateBlobCompressed>" + base64.StdEncoding.EncodeToString(storedCab(doc)) + "</XmlUpdateBlobCompressed>"
 		}
 		fmt.Fprintf(&ups, "<ServerSyncUpdateData><Id><UpdateID>%s</UpdateID><RevisionNumber>%d</RevisionNumber></Id>%s</ServerSyncUpdateData>", g, n, blob)
-		d, err := parseDocument(doc)
+		d, err := v.parse(doc)
 		if err != nil {
 			continue
 		}
 		for _, f := range d.Files {
 			sum := base64.StdEncoding.EncodeToString(f.SHA1[:])
-			fmt.Fprintf(&urls, "<ServerSyncUrlData><FileDigest>%s</FileDigest><MUUrl>%s/files/%s</MUUrl></ServerSyncUrlData>", sum, base, sum)
+			fmt.Fprintf(&urls, "<ServerSyncUrlData><FileDigest>%s</FileDigest><MUUrl>%s/%s</MUUrl></ServerSyncUrlData>", sum, base, fileName(sum))
 		}
 	}
 	return "<GetUpdateDataResult><updates>" + ups.String() + "</updates><fileUrls>" + urls.String() + "</fileUrls></GetUpdateDataResult>", ""

@@ -26,7 +26,8 @@ const (
 	maxRequest  = 4 << 20
 	maxElements = 200_000
 	maxDepth    = 24
-	maxText     = 512 // of one name that a terminal chooses
+	maxPath     = 1024 // bytes of a path of names; else each leaf below a long name would cost its length
+	maxText     = 512  // of one name that a terminal chooses
 )
 
 // fault is a SOAP fault; code is one of MS-WUSP 2.2.2.4.
@@ -94,7 +95,7 @@ func skip(d *xml.Decoder) error {
 func leaves(d *xml.Decoder, most int, f func(path, text string) error) error {
 	var path []string
 	var text []byte
-	leaf := false
+	leaf, length := false, 0
 	for n := 0; ; {
 		t, err := d.Token()
 		if err != nil {
@@ -102,9 +103,10 @@ func leaves(d *xml.Decoder, most int, f func(path, text string) error) error {
 		}
 		switch t := t.(type) {
 		case xml.StartElement:
-			if n++; n > most || len(path) >= maxDepth {
+			if n++; n > most || len(path) >= maxDepth || length+len(t.Name.Local) > maxPath {
 				return fmt.Errorf("%w: too large", errSOAP)
 			}
+			length += len(t.Name.Local)
 			path, text, leaf = append(path, t.Name.Local), text[:0], true
 		case xml.CharData:
 			text = append(text, t...)
@@ -117,6 +119,7 @@ func leaves(d *xml.Decoder, most int, f func(path, text string) error) error {
 					return err
 				}
 			}
+			length -= len(path[len(path)-1])
 			path, text, leaf = path[:len(path)-1], text[:0], false
 		case xml.Directive:
 			return fmt.Errorf("%w: a document type", errSOAP)

@@ -118,8 +118,12 @@ func (s *server) putScope(c *call, v *ringView, sc *scope, q *syncRequest, k *co
 	}
 	c.end(1)
 	var gone, filtered []int32
+	kept := map[int32]bool{}
+	for _, id := range left {
+		kept[id] = q.two
+	}
 	for id := range cached { // what is left was not needed
-		if q.two && slices.Contains(left, id) {
+		if kept[id] {
 			filtered = append(filtered, id)
 		} else {
 			gone = append(gone, id)
@@ -201,7 +205,11 @@ func (s *server) getExtendedUpdateInfo(c *call) error {
 	var gone []int32
 	files := map[int32]bool{}
 	c.begin("GetExtendedUpdateInfoResult", "Updates")
-	for _, id := range ids.list {
+	kinds = slices.Compact(slices.Sorted(slices.Values(kinds)))
+	for _, id := range distinct(ids.list) {
+		if c.Len() > maxReply {
+			return invalid("revisionIDs")
+		}
 		i, ok := v.byID[id]
 		if _, in := sc.deploy[i]; !ok || !in {
 			gone = append(gone, id)
@@ -225,6 +233,20 @@ func (s *server) getExtendedUpdateInfo(c *call) error {
 	c.ints("OutOfScopeRevisionIDs", gone)
 	c.end(1)
 	return nil
+}
+
+// maxReply is where an answer is large enough: what is left out must be asked
+// for again. Real answers stay below 2 MB.
+const maxReply = 16 << 20
+
+// distinct keeps the first of each, in their order.
+func distinct[T comparable](list []T) []T {
+	had := make(map[T]bool, len(list))
+	return slices.DeleteFunc(slices.Clone(list), func(x T) bool {
+		twice := had[x]
+		had[x] = true
+		return twice
+	})
 }
 
 // putFragments writes one Update per fragment that was asked for.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -242,6 +243,13 @@ func (u *update) member(section string, t xml.StartElement) error {
 	return nil
 }
 
+// Where an extended fragment has what is read of it.
+var (
+	pathFile   = []string{"fragment", "Files", "File"}
+	pathDigest = []string{"fragment", "Files", "File", "AdditionalDigest"}
+	pathKB     = []string{"fragment", "ExtendedProperties", "KBArticleID"}
+)
+
 // parseExtended reads the files and the KB number of an extended fragment.
 func parseExtended(b []byte) (files []file, kb string, err error) {
 	d := fragment(b)
@@ -257,8 +265,8 @@ func parseExtended(b []byte) (files []file, kb string, err error) {
 		switch t := t.(type) {
 		case xml.StartElement:
 			in = append(in, t.Name.Local)
-			switch strings.Join(in, "/") {
-			case "fragment/Files/File":
+			switch {
+			case slices.Equal(in, pathFile):
 				f, err := fileOf(t)
 				if err != nil {
 					return nil, "", upstream("extended fragment: %w", err)
@@ -267,7 +275,7 @@ func parseExtended(b []byte) (files []file, kb string, err error) {
 					return nil, "", upstream("extended fragment: over %d files", maxFiles)
 				}
 				files = append(files, f)
-			case "fragment/Files/File/AdditionalDigest":
+			case slices.Equal(in, pathDigest):
 				if attr(t, "Algorithm") != "SHA256" {
 					continue
 				}
@@ -283,7 +291,7 @@ func parseExtended(b []byte) (files []file, kb string, err error) {
 				files[len(files)-1].SHA256 = feed.DigestFromSum(sum)
 			}
 		case xml.CharData:
-			if strings.Join(in, "/") == "fragment/ExtendedProperties/KBArticleID" && len(t) < 20 {
+			if slices.Equal(in, pathKB) && len(t) < 20 {
 				kb = strings.TrimSpace(string(t))
 			}
 		case xml.EndElement:

@@ -494,7 +494,7 @@ func FuzzSOAP(f *testing.F) {
 }
 
 func FuzzRevisions(f *testing.F) {
-	r := newRevisions()
+	r := newRevisions(newEpoch())
 	r.add(identity{classSecurity, 100})
 	f.Add(r.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
