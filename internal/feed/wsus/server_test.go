@@ -35,6 +35,7 @@ type vendorServer struct {
 	change bool   // the database was made anew
 	root   string // the path below which it answers
 	parsed map[string]*document
+	few    int // most documents in an answer
 }
 
 type soapIn struct {
@@ -198,6 +199,9 @@ func (v *vendorServer) data(in, base string) (body, fault string) {
 	ids, numbers := between(in, "UpdateID"), between(in, "RevisionNumber")
 	if len(ids) > 70 {
 		return "", "InvalidParameters"
+	}
+	if v.few > 0 {
+		ids = ids[:min(len(ids), v.few)]
 	}
 	var ups, urls strings.Builder
 	for i := range ids {
