@@ -48,6 +48,7 @@ func benchmarks() []benchmark {
 		{"serve", "requests and bytes per second against http.FileServer and nginx", serve},
 		{"carry", "pack and import against skopeo copy", carry},
 		{"fetch", "fetch of an archive against debmirror", fetch},
+		{"wsus", "100,000 revisions of Windows updates: opening and memory", updates},
 	}
 }
 
