@@ -82,8 +82,9 @@ type ImportReport struct {
 //
 // Errors are Faults joined by feed: those of packager.Open and Absorb, H-502
 // vendor signature, H-505 vendor state older than accepted, H-506 forked
-// serial, H-601 below the floor, H-701 damaged or missing, H-804 busy. The
-// report is valid as far as it goes.
+// serial, H-601 below the floor, H-701 damaged or missing, H-804 busy. A feed
+// that is unknown here is H-640 among the report's Warnings. The report is
+// valid as far as it goes.
 func Import(ctx context.Context, o ImportOptions, dirs []string) (ImportReport, error) {
 	var r ImportReport
 	err := o.DB.Lock(ctx, "import", func(ctx context.Context) error {
@@ -144,6 +145,10 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, r *Import
 		res := o.feed(ctx, l, in)
 		if res.Outcome == FeedIncomplete && len(r.Needed) > 0 {
 			res.Code, res.Problem, res.err = "", "", nil // other volumes are still to come
+		}
+		if res.Outcome == FeedUnconfigured { // no error: a bundle for several sites may hold what this one does not use
+			r.Warnings = append(r.Warnings, feed.NewFault(fmt.Errorf("feed %s is unknown here: stored, not published: %w", res.Feed, feed.ErrHeld),
+				"H-640", "feed", res.Feed, "kind", res.Kind))
 		}
 		r.Feeds = append(r.Feeds, res)
 		moved = moved || res.Outcome == FeedAccepted

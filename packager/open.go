@@ -317,7 +317,9 @@ func (b *Bundle) readTables() error {
 		return err
 	}
 	defer f.Close()
-	if b.feeds, err = readFeeds(f, b.set.Feeds.Lines); err != nil {
+	if b.feeds, err = readFeeds(f, b.set.Feeds.Lines); errors.Is(err, feed.ErrUntrusted) {
+		return b.fault("H-501", feed.ErrUntrusted, "%v", err)
+	} else if err != nil {
 		return unreadable(nameFeeds, err)
 	}
 	v, err := m.table(nameVolumes, b.set.Volumes)

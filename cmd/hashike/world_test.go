@@ -24,8 +24,8 @@ import (
 type world struct {
 	t    testing.TB
 	dir  string
-	addr string // of the running mirror
-	now  func() time.Time
+	addr string           // of the running mirror
+	now  func() time.Time // the computers' clock
 	// program, if not nil, is typed instead for the inside: its Windows build.
 	program func(stdin string, args ...string) (stdout, stderr string, code int)
 }
@@ -70,7 +70,11 @@ func (w *world) run(stdin string, args ...string) (stdout, stderr string, code i
 		return w.program(stdin, args...)
 	}
 	var out, errw bytes.Buffer
-	code = run(context.Background(), args, strings.NewReader(stdin), &out, &errw)
+	a := newApp(strings.NewReader(stdin), &out, &errw, langOf(args))
+	a.clock = w.now
+	root := a.root()
+	root.SetArgs(args)
+	code = a.report(root.ExecuteContext(context.Background()))
 	return out.String(), errw.String(), code
 }
 
