@@ -49,6 +49,27 @@ func Base(tx state.Tx, sites []int) (Packed, bool, error) {
 	return oldest, len(sites) > 0, nil
 }
 
+// Common returns what an incremental for several sites builds on: the oldest of
+// their bases, which the set names, and the other ones. Only a blob that all of
+// them hold may be left out: what was in the oldest and came back since may be
+// gone at a site whose base is newer. Nil if a site has no base yet.
+func Common(tx state.Tx, sites []int) (oldest *Packed, others []Packed, err error) {
+	p, ok, err := Base(tx, sites)
+	if err != nil || !ok {
+		return nil, nil, err
+	}
+	for _, site := range sites {
+		b, _, err := Base(tx, []int{site})
+		if err != nil {
+			return nil, nil, err
+		}
+		if b.Number != p.Number {
+			others = append(others, b)
+		}
+	}
+	return &p, others, nil
+}
+
 // Bases yields every bundle that is a base: gc keeps its snapshots' documents.
 func Bases(tx state.Tx) ([]Packed, error) {
 	var out []Packed

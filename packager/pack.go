@@ -40,7 +40,10 @@ type PackOptions struct {
 	Feeds []Carry
 	Sites []int   // who may import it
 	Base  *Packed // what the inside holds; nil is a complete bundle
-	To    string  // the medium's directory: empty, or an older bundle of ours
+	// Others are what further sites hold besides Base (see Common): a blob is
+	// left out only if it is in all of them.
+	Others []Packed
+	To     string // the medium's directory: empty, or an older bundle of ours
 	// VolumeSize splits the bundle: volumes of at most so many bytes in
 	// To/volume-1, To/volume-2, …; with More, or WholeMedium, To and each of
 	// More are media of their own. 0 without More is one volume in To.
@@ -422,24 +425,36 @@ func bits(n int64) int {
 	return k
 }
 
-// loadBase collects the digests the inside holds.
+// loadBase collects the digests that every receiver holds.
 func (o *PackOptions) loadBase(into map[sum]struct{}) error {
 	if o.Base == nil {
 		return nil
 	}
-	for _, l := range o.Base.Feeds {
+	err := o.baseDigests(o.Base, func(d sum) { into[d] = struct{}{} })
+	for i := range o.Others {
+		also := map[sum]struct{}{}
+		if err == nil {
+			err = o.baseDigests(&o.Others[i], func(d sum) { also[d] = struct{}{} })
+		}
+		maps.DeleteFunc(into, func(d sum, _ struct{}) bool { _, ok := also[d]; return !ok })
+	}
+	return err
+}
+
+func (o *PackOptions) baseDigests(base *Packed, each func(sum)) error {
+	for _, l := range base.Feeds {
 		snap, err := o.Store.Snapshot(l.Feed, l.Serial)
 		if err == nil && snap.ID() != l.Snapshot {
 			err = fmt.Errorf("it is another one now: %w", feed.ErrDamaged)
 		}
 		if err != nil {
-			return fmt.Errorf("base bundle %d: snapshot %d of %s (make a complete bundle instead): %w", o.Base.Number, l.Serial, l.Feed, err)
+			return fmt.Errorf("base bundle %d: snapshot %d of %s (make a complete bundle instead): %w", base.Number, l.Serial, l.Feed, err)
 		}
 		for a, err := range snap.Artifacts() {
 			if err != nil {
 				return err
 			}
-			into[sumOf(a.Digest)] = struct{}{}
+			each(sumOf(a.Digest))
 		}
 	}
 	return nil
