@@ -141,7 +141,6 @@ type site struct {
 type desk struct {
 	current uint64          // FeedState.Serial
 	known   map[uint64]bool // accepted serial → late
-	was     map[uint64]bool // every serial it ever was at
 	barred  map[uint64]bool
 	orders  int // known here
 	serves  uint64
@@ -163,6 +162,8 @@ type history struct {
 	store   *cas.Store
 	pem     [][]byte
 	pool    [][]byte
+	digests []feed.Digest
+	word    map[int]bool // sites whose base is an operator's word, not a receipt
 	serial  uint64
 	vendor  map[string]map[string]int // feed → path → content
 	state   map[string]*version
@@ -210,7 +211,7 @@ func memory(t testing.TB) string {
 
 func newHistory(t *testing.T, seed uint64) *history {
 	h := &history{t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 26)), truth: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), dir: memory(t),
-		vendor: map[string]map[string]int{}, state: map[string]*version{}, bases: map[int]*bundle{}}
+		vendor: map[string]map[string]int{}, state: map[string]*version{}, bases: map[int]*bundle{}, word: map[int]bool{}}
 	h.out = state.Dir(filepath.Join(h.dir, "outside"))
 	h.db = state.At(h.out, "test")
 	h.ok(h.db.Create("outside", 0))
@@ -225,10 +226,11 @@ func newHistory(t *testing.T, seed uint64) *history {
 	h.ok(err)
 	for i := range 40 {
 		n := 20 + h.rnd.IntN(3000)
-		if i < 3 {
-			n = 1<<20 + i // files of their own
+		if i == 0 {
+			n = 1<<20 + 1 // a file of its own
 		}
 		h.pool = append(h.pool, bytes.Repeat([]byte(fmt.Sprintf("%d/%d ", seed, i)), n)[:n])
+		h.digests = append(h.digests, feed.DigestOf(h.pool[i]))
 	}
 	for n := 1; n <= 3; n++ {
 		h.sites = append(h.sites, h.newSite(n))
@@ -257,9 +259,9 @@ func (h *history) newSite(n int) *site {
 	h.ok(os.Remove(file))
 	s.store, err = cas.Open(string(s.dir), s.now)
 	h.ok(err)
-	s.pub = mirror.NewPublisher(mirror.Options{Data: s.dir, DB: s.db, Store: s.store, Feeds: slices.Collect(maps.Values(setups())), Clock: s.now, Who: "tester"})
+	s.pub = mirror.NewPublisher(mirror.Options{Data: s.dir, DB: s.db, Store: s.store, Feeds: slices.Collect(maps.Values(setups())), Clock: s.reference, Who: "tester"})
 	for _, f := range feedNames() {
-		s.feeds[f] = &desk{known: map[uint64]bool{}, was: map[uint64]bool{}, barred: map[uint64]bool{}, applied: map[int]bool{}}
+		s.feeds[f] = &desk{known: map[uint64]bool{}, barred: map[uint64]bool{}, applied: map[int]bool{}}
 	}
 	return s
 }
@@ -395,11 +397,17 @@ func (h *history) mail() {
 					h.failf("receipt %s of site %d: %+v", code, s.n, r)
 				}
 				if r.Moved {
-					h.bases[s.n] = b
+					h.bases[s.n], h.word[s.n] = b, false
 				}
 			}
 		}
 		s.receipts = later
+	}
+	if h.chance(4) && len(h.bundles) > 0 { // somebody says what is not so
+		n, b := 1+h.rnd.IntN(3), h.bundles[h.rnd.IntN(len(h.bundles))]
+		h.ok(packager.SetBase(h.db, n, b.number, "tester", h.clock()))
+		h.bases[n], h.word[n] = b, true
+		h.note("base of site %d set to %d by word", n, b.number)
 	}
 }
 

@@ -190,7 +190,7 @@ func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packag
 		res.Outcome, res.Config = FeedUnconfigured, configBlock(l)
 		return res
 	case prev.Serial == l.Serial && prev.ID == l.Snapshot && prev.Problem == "":
-		res.Outcome = FeedUnchanged
+		res.Outcome, res.err = FeedUnchanged, o.confirm(l, in)
 		return res
 	}
 	verdict, err := o.prove(ctx, set, snap, l, prev)
@@ -199,6 +199,35 @@ func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packag
 		return res
 	}
 	return o.settle(res, snap, l, prev, verdict, in, err)
+}
+
+// confirm lets the rule publish what a fresh set states again.
+func (o *ImportOptions) confirm(l packager.FeedLine, in packager.Accepted) error {
+	if in.Held != "" {
+		return nil
+	}
+	var late bool
+	look := func(tx state.Tx) error {
+		var a Accepted
+		_, err := tx.Get(acceptedBucket, serialKey(l.Feed, l.Serial), &a)
+		late = a.Late
+		return err
+	}
+	if err := o.DB.View(look); err != nil || !late {
+		return err
+	}
+	return o.DB.Update(func(tx state.Tx) error {
+		if err := confirm(tx, l.Feed, l.Serial); err != nil {
+			return err
+		}
+		floor, err := tx.Floor()
+		if err != nil {
+			return err
+		}
+		return tx.Audit(state.Record{Time: o.Clock().UTC(), Floor: floor, Who: o.Who, What: "accept feed", Result: "ok", Detail: map[string]string{
+			"feed": l.Feed, "serial": strconv.FormatUint(l.Serial, 10), "snapshot": string(l.Snapshot), "bundle": strconv.FormatUint(in.Number, 10), "late": "no more",
+		}})
+	})
 }
 
 func (o *ImportOptions) lacking(res FeedResult) FeedResult {
@@ -270,10 +299,28 @@ func (o *ImportOptions) coded(l packager.FeedLine, err error) error {
 	return feed.NewFault(err, code, "feed", l.Feed)
 }
 
+// reference is max(clock, floor): the rings' waits count from it, and a clock
+// that is years behind must not end them at once.
+func (o *ImportOptions) reference() (now time.Time, err error) {
+	now = o.Clock().UTC()
+	err = o.DB.View(func(tx state.Tx) error {
+		floor, err := tx.Floor()
+		if floor.After(now) {
+			now = floor
+		}
+		return err
+	})
+	return now, err
+}
+
 // settle writes the feed's new state, or the problem beside the old one, with
 // its audit record in one transaction.
 func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState, v Verdict, in packager.Accepted, problem error) FeedResult {
-	now := o.Clock().UTC()
+	now, err := o.reference()
+	if err != nil {
+		res.err = errors.Join(problem, err)
+		return res
+	}
 	next, result := prev, "ok"
 	if problem == nil {
 		h := snap.Header()
@@ -292,7 +339,7 @@ func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.Fe
 		}
 		result = res.Problem
 	}
-	err := o.DB.Update(func(tx state.Tx) error {
+	err = o.DB.Update(func(tx state.Tx) error {
 		put := tx.PutFeed(l.Feed, next)
 		if problem == nil { // what came in a held set waits for "publish --late"
 			put = Accept(tx, l.Feed, next, in.Held != "")
