@@ -16,7 +16,9 @@ func histories(l *lab) error {
 	return l.tests("./mirror", "TestCarryHistories", "HASHIKE_HISTORIES", l.count(10_000))
 }
 
-func flips(l *lab) error { return l.tests("./mirror", "TestFlips", "HASHIKE_FLIPS", l.count(1_000_000)) }
+func flips(l *lab) error {
+	return l.tests("./mirror", "TestFlips", "HASHIKE_FLIPS", l.count(1_000_000))
+}
 
 func damage(l *lab) error {
 	return l.tests("./packager", "TestDamageInsideTheGuaranteeIsRepaired|TestNeedListIsExactAndRepairs", "HASHIKE_PATTERNS", l.count(1000))

@@ -90,7 +90,7 @@ func TestFlipsOverABundle(t *testing.T) {
 	for i := range 5 {
 		files[fmt.Sprint("large", i)] = random(1<<20 + i)
 	}
-	small := map[feed.Digest][]byte{}
+	small := map[feed.Digest][]byte{feed.DigestOf(files["signature"]): files["signature"]}
 	for i := range 500 {
 		c := append([]byte(fmt.Sprintf("%06d", i)), random(100+i)...)
 		files[fmt.Sprint("small", i)], small[feed.DigestOf(c)] = c, c
