@@ -39,6 +39,13 @@ func (h *history) take(s *site, b *bundle) {
 	h.compare(s)
 	for _, f := range r.Feeds { // what is missing is named, all of it and nothing else
 		var lack []string
+		v := s.accepted.state[f.Feed]
+		if _, err := s.store.Snapshot(f.Feed, v.serial); err != nil {
+			if !slices.Equal(f.Names, []string{fmt.Sprint("snapshot ", v.serial)}) {
+				h.failf("site %d, bundle %d, %s: named as missing are %v, not the snapshot", s.n, b.number, f.Feed, f.Names)
+			}
+			continue
+		}
 		for a, err := range s.accepted.state[f.Feed].carry.Snapshot.Artifacts() {
 			h.ok(err)
 			if !s.held[a.Digest] {
@@ -99,9 +106,24 @@ func (h *history) expect(s *site, b *bundle) string {
 	if newer {
 		s.accept(b, expired)
 	}
+	unknown := map[string]bool{} // feeds whose snapshot was damaged on its way; an older bundle brings none
+	for f, v := range s.accepted.state {
+		if _, err := s.store.Snapshot(f, v.serial); err != nil {
+			unknown[f] = true
+			if newer || same {
+				h.failf("site %d: the snapshot of %s is not here after bundle %d", s.n, f, b.number)
+			}
+		}
+	}
+	wanted := map[feed.Digest]bool{}
+	for f, v := range s.accepted.state {
+		if !unknown[f] {
+			maps.Copy(wanted, v.blobs)
+		}
+	}
 	got := 0
 	for _, d := range s.lacks() {
-		if b.carries[d] {
+		if wanted[d] && b.carries[d] {
 			s.held[d] = true
 			got++
 		}
@@ -109,7 +131,7 @@ func (h *history) expect(s *site, b *bundle) string {
 	moved, incomplete := false, false
 	for _, f := range feedNames() {
 		v, d := s.accepted.state[f], s.feeds[f]
-		if !subset(v.blobs, s.held) {
+		if unknown[f] || !subset(v.blobs, s.held) {
 			incomplete = true
 			continue
 		}
