@@ -145,9 +145,6 @@ func (h *history) expect(s *site, b *bundle) string {
 	switch {
 	case incomplete:
 		h.tally.Incomplete++
-		if !newer && !moved && got == 0 {
-			return strings.Join(slices.Compact(slices.Sorted(slices.Values(append([]string{"H-701"}, useless(same, expired)...)))), " ")
-		}
 		return "H-701"
 	case newer || moved || got > 0:
 		return ""
