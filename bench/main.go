@@ -52,6 +52,8 @@ func benchmarks() []benchmark {
 		{"histories", "10,000 random carry histories of two years against the reference model", histories},
 		{"flips", "1,000,000 byte flips over bundle and store", flips},
 		{"damage", "1,000 damage patterns inside the parity guarantee, and need lists beyond it", damage},
+		{"preflight", "dry run and memory with 500,000 files", preflight},
+		{"size", "pack and import of 200 GiB (-n GiB) from a sparse source: memory and speed", bundleSize},
 		{"cuts", "1,000 power cuts during imports (root, loop devices, btrfs)", cuts},
 		{"fetch", "fetch of an archive against debmirror", fetch},
 	}

@@ -26,6 +26,16 @@ func damage(l *lab) error {
 
 func cuts(l *lab) error { return l.tests("./mirror", "TestPowerCuts", "HASHIKE_CUTS", l.count(1000)) }
 
+func preflight(l *lab) error {
+	return l.tests("./packager", "TestPreflightOfManyFiles", "HASHIKE_FILES", l.count(500_000))
+}
+
+// bundleSize takes twice -n GiB of the scratch disk: medium and inside.
+func bundleSize(l *lab) error {
+	os.Setenv("TMPDIR", l.dir)
+	return l.tests("./packager", "TestMemoryOfALargeBundle", "HASHIKE_GIB", l.count(200))
+}
+
 // count is -n, or the full number.
 func (l *lab) count(full int) int {
 	if l.n > 0 {
