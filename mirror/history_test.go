@@ -39,7 +39,7 @@ import (
 // HASHIKE_HISTORIES=1. bench/run histories does this.
 func TestCarryHistories(t *testing.T) {
 	histories, first := setting("HASHIKE_HISTORIES", 12), setting("HASHIKE_SEED", 1)
-	if os.Getenv("HASHIKE_CI") == "1" {
+	if os.Getenv("HASHIKE_CI") == "1" && !testing.Short() {
 		histories = setting("HASHIKE_HISTORIES", 80)
 	}
 	var total tally

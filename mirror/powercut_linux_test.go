@@ -116,7 +116,7 @@ func TestPowerCuts(t *testing.T) {
 		cannot(t, "power cuts need root for loop devices and btrfs")
 	}
 	cuts := setting("HASHIKE_CUTS", 6)
-	if os.Getenv("HASHIKE_CI") == "1" {
+	if os.Getenv("HASHIKE_CI") == "1" && !testing.Short() {
 		cuts = setting("HASHIKE_CUTS", 40)
 	}
 	rnd := rand.New(rand.NewPCG(uint64(setting("HASHIKE_SEED", 1)), 10))
