@@ -3,6 +3,7 @@ package packager
 import (
 	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"slices"
@@ -46,7 +47,7 @@ func (w *writer) parity() error {
 	if err != nil {
 		return err
 	}
-	s := newStripes(geo)
+	s := newStripes(geo, strip)
 	for g := range geo.Groups {
 		if err := w.ctx.Err(); err != nil {
 			return err
@@ -77,49 +78,66 @@ func (w *writer) parityFiles() ([]*parityFile, error) {
 	return files, nil
 }
 
-// stripes are the blocks of one group in memory.
+// stripes are the blocks of one group in memory, or a strip of each.
 type stripes struct {
 	geo    fec.Geometry
+	width  int64
 	buf    []byte
 	shards [][]byte
 }
 
-func newStripes(geo fec.Geometry) *stripes {
+func newStripes(geo fec.Geometry, width int64) *stripes {
 	n := geo.Data + geo.Parity
-	return &stripes{geo, make([]byte, n*blockSize), make([][]byte, n)}
+	return &stripes{geo, width, make([]byte, n*width), make([][]byte, n)}
 }
 
 // reset gives every shard its buffer, filled with zeros.
 func (s *stripes) reset() {
 	clear(s.buf)
 	for i := range s.shards {
-		s.shards[i] = s.buf[i*blockSize : (i+1)*blockSize : (i+1)*blockSize]
+		from := int64(i) * s.width
+		s.shards[i] = s.buf[from : from+s.width : from+s.width]
 	}
 }
 
+// strip is what parity codes of each block at a time: it divides blockSize. A
+// whole group of 200+20 blocks would be nearly all the memory that a step may
+// use; smaller strips would read the medium in smaller pieces.
+const strip = blockSize / 2
+
+// parityGroup codes one group, a strip after the other, and keeps the digests
+// of its parity blocks.
 func (w *writer) parityGroup(coder *fec.Coder, s *stripes, files []*parityFile, g int64) error {
-	s.reset()
 	nums := s.geo.Shards(g)
-	for i, n := range nums[:s.geo.Data] {
-		if n < 0 {
-			continue
+	sums := make([]hash.Hash, s.geo.Parity)
+	for i := range sums {
+		sums[i] = sha256.New()
+	}
+	for off := int64(0); off < blockSize; off += strip {
+		s.reset()
+		for i, n := range nums[:s.geo.Data] {
+			from, to := n*blockSize+off, min(n*blockSize+off+strip, w.stream.n)
+			if n < 0 || from >= to {
+				continue
+			}
+			if err := w.readStream(s.shards[i][:to-from], from); err != nil {
+				return err
+			}
 		}
-		from, to := n*blockSize, min((n+1)*blockSize, w.stream.n)
-		if err := w.readStream(s.shards[i][:to-from], from); err != nil {
+		if err := coder.Encode(s.shards); err != nil {
 			return err
 		}
-	}
-	if err := coder.Encode(s.shards); err != nil {
-		return err
+		for i, n := range nums[s.geo.Data:] {
+			q, b := n-s.geo.Blocks, s.shards[s.geo.Data+int64(i)]
+			sums[i].Write(b)
+			k := slices.IndexFunc(files, func(f *parityFile) bool { return q >= f.at && q < f.at+f.size/blockSize })
+			if _, err := files[k].t.WriteAt(b, (q-files[k].at)*blockSize+off); err != nil {
+				return err
+			}
+		}
 	}
 	for i, n := range nums[s.geo.Data:] {
-		q, b := n-s.geo.Blocks, s.shards[s.geo.Data+int64(i)]
-		h := sha256.Sum256(b)
-		if _, err := w.blocks.WriteAt(h[:], n*blockSum); err != nil {
-			return err
-		}
-		k := slices.IndexFunc(files, func(f *parityFile) bool { return q >= f.at && q < f.at+f.size/blockSize })
-		if _, err := files[k].t.WriteAt(b, (q-files[k].at)*blockSize); err != nil {
+		if _, err := w.blocks.WriteAt(sums[i].Sum(nil), n*blockSum); err != nil {
 			return err
 		}
 	}

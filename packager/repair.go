@@ -112,7 +112,7 @@ func (r *repairer) rebuild() error {
 	if err != nil {
 		return err
 	}
-	s := newStripes(r.geo)
+	s := newStripes(r.geo, blockSize)
 	for g := range r.geo.Groups {
 		if err := r.a.ctx.Err(); err != nil {
 			return err

@@ -10,8 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -21,15 +21,20 @@ import (
 // 2008; Windows SDK wintrust.h for cabinets): PKCS#7 SignedData over an
 // SpcIndirectDataContent that holds the file's digest. Policy:
 //
-//   - A signature with SHA-256 or better must hold: the first one, or one nested
-//     in it. SHA-1 signatures are not looked at: where both are there, the
-//     stronger one decides.
-//   - The signer is Microsoft Corporation, its certificate is for code signing
-//     and leads to a root pinned here.
-//   - The chain is judged at the time of an RFC 3161 time stamp that leads to a
-//     pinned root too; without one, at Trust.At: an expired certificate then
-//     does not hold.
+//   - Only SHA-256 and better prove anything. A file that carries a SHA-1
+//     signature alone counts as not signed; its digest in signed or attested
+//     metadata must do.
+//   - Of several signatures (nested ones, "dual signing") the strongest hash
+//     decides, whichever place it has: one of that strength must hold.
+//   - The signer has the name that is asked for, its certificate is for code
+//     signing and leads to a root pinned here.
+//   - The chain is judged at the time of a time stamp (RFC 3161, or the older
+//     counter-signature) that leads to a pinned root too; without one, at
+//     Trust.At. So an expired root or certificate still holds for what was
+//     stamped in its life, and not otherwise.
 //   - Revocation is by order (feed.Distrust) only: no network.
+//   - What no signature covers (reserved fields, bytes behind the signature or
+//     inside its padding) must be as every signing tool writes it.
 
 // Source of all three: Microsoft's list of trusted roots (authroot.stl).
 // SHA-256 of the DER:
@@ -58,6 +63,15 @@ func MicrosoftAnchors() []feed.Anchor {
 	}
 }
 
+// Publisher is who must have signed.
+type Publisher struct {
+	Roots string   // Use of the anchors that its certificate may lead to
+	Names []string // organisations (O) of its certificate: exactly one of these
+}
+
+// Microsoft is the publisher of Windows and of all that Windows Update carries.
+func Microsoft() Publisher { return Publisher{useMicrosoft, []string{microsoftName}} }
+
 // ErrUnsigned: the file carries no signature at all.
 var ErrUnsigned = fmt.Errorf("no Authenticode signature: %w", feed.ErrUntrusted)
 
@@ -66,6 +80,7 @@ var (
 	oidSpcNested    = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 2, 4, 1}
 	oidSpcTimeStamp = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 3, 3, 1}
 	oidTSTInfo      = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 1, 4}
+	oidCounterSign  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 6}
 )
 
 const (
@@ -83,22 +98,30 @@ type spcIndirect struct {
 	}
 }
 
-// authenticode checks a file's signature block. digest gives the file's own
-// digest by the rules of its container.
-func authenticode(der []byte, digest func(crypto.Hash) ([]byte, error), trust feed.Trust) (feed.Evidence, error) {
-	roots, anchors, err := x509Roots(trust, useMicrosoft)
+// Authenticode checks the signature that a Windows file carries. The first
+// bytes tell the container, not the name: a program (PE), a cabinet (.cab,
+// .msu), or an installer package or patch (.msi, .msp).
+//
+// ErrUnsigned if there is no signature or the container cannot carry one, else
+// ErrUntrusted if it does not hold.
+func Authenticode(r io.ReaderAt, size int64, by Publisher, trust feed.Trust) (feed.Evidence, error) {
+	c, err := containerOf(r, size)
 	if err != nil {
 		return feed.Evidence{}, err
 	}
-	all, err := signaturesIn(der)
-	var why []error
+	roots, anchors, err := x509Roots(trust, by.Roots)
 	if err != nil {
-		why = append(why, err)
+		return feed.Evidence{}, err
 	}
-	for _, one := range all {
-		s, err := spcSignature(one, digest)
+	all, err := signaturesIn(c.signature)
+	if err != nil {
+		return feed.Evidence{}, fmt.Errorf("%w: %w", err, feed.ErrUntrusted)
+	}
+	var why []error
+	for _, one := range strongest(all) {
+		s, err := spcSignature(one, c.digest)
 		if err == nil {
-			err = s.judge(trust, roots, anchors)
+			err = s.judge(by, trust, roots, anchors)
 		}
 		if err == nil {
 			return s.evidence("authenticode"), nil
@@ -108,14 +131,67 @@ func authenticode(der []byte, digest func(crypto.Hash) ([]byte, error), trust fe
 	return feed.Evidence{}, fmt.Errorf("%w: %w", errors.Join(why...), feed.ErrUntrusted)
 }
 
+// container is a signed file: its signature block, and its digest by the
+// container's own rules.
+type container struct {
+	signature []byte
+	digest    func(crypto.Hash) ([]byte, error)
+}
+
+func containerOf(r io.ReaderAt, size int64) (container, error) {
+	var magic [8]byte
+	n := min(size, int64(len(magic)))
+	if _, err := r.ReadAt(magic[:n], 0); err != nil && !errors.Is(err, io.EOF) {
+		return container{}, fmt.Errorf("%w: %w", err, feed.ErrDamaged)
+	}
+	switch {
+	case string(magic[:4]) == "MSCF":
+		return cabinet(r, size)
+	case string(magic[:2]) == "MZ":
+		return program(r, size)
+	case string(magic[:]) == "\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1":
+		return installer(r, size)
+	}
+	return container{}, fmt.Errorf("no container that can be signed: %w", ErrUnsigned)
+}
+
+// strongest are the signatures with the longest hash among them. SHA-1 has no
+// length here: if there is nothing else, one of them is returned, to say so.
+func strongest(all [][]byte) [][]byte {
+	var out [][]byte
+	best := -1
+	for _, der := range all {
+		n := 0
+		if sd, _, err := signedData(der, oidSpcIndirect); err == nil {
+			if h, err := cmsHash(sd.Signers[0].Digest.Algorithm); err == nil {
+				n = h.Size()
+			}
+		}
+		switch {
+		case n > best:
+			best, out = n, append(out[:0], der)
+		case n == best:
+			out = append(out, der)
+		}
+	}
+	if best == 0 {
+		return out[:1]
+	}
+	return out
+}
+
 // signaturesIn lists the outer signature and those nested in it.
 func signaturesIn(der []byte) ([][]byte, error) {
 	sd, _, err := signedData(der, oidSpcIndirect)
 	if err != nil {
 		return nil, err
 	}
+	attrs, err := unsigned(sd.Signers[0])
+	if err != nil {
+		return nil, err
+	}
 	out := [][]byte{der}
-	for _, a := range unsigned(sd.Signers[0]) {
+	for _, a := range attrs {
 		if !a.Type.Equal(oidSpcNested) {
 			continue
 		}
@@ -149,25 +225,82 @@ func signedData(der []byte, content asn1.ObjectIdentifier) (cmsSignedData, []byt
 	if !sd.Content.Type.Equal(content) || len(sd.Signers) != 1 || sd.Signers[0].Signer.Serial == nil {
 		return sd, nil, fmt.Errorf("PKCS#7: content %s, %d signers", sd.Content.Type, len(sd.Signers))
 	}
+	if err := wholeData(ci, sd); err != nil {
+		return sd, nil, fmt.Errorf("PKCS#7: %w", err)
+	}
 	var inner asn1.RawValue
 	if rest, err = asn1.Unmarshal(sd.Content.Data.Bytes, &inner); err != nil || len(rest) > 0 {
 		return sd, nil, errors.New("PKCS#7: content is not one value")
 	}
+	// The digest leaves this tag out.
+	if octets := content.Equal(oidTSTInfo); inner.Class != asn1.ClassUniversal || inner.IsCompound == octets ||
+		octets != (inner.Tag == asn1.TagOctetString) || !octets && inner.Tag != asn1.TagSequence {
+		return sd, nil, errors.New("PKCS#7: content of another type")
+	}
 	return sd, inner.Bytes, nil
 }
 
+// wholeData refuses what encoding/asn1 lets pass: elements after those of a
+// structure, and a list of digests without the signer's.
+func wholeData(ci cmsContentInfo, sd cmsSignedData) error {
+	optional := 0
+	for _, v := range []asn1.RawValue{sd.Certificates, sd.CRLs} {
+		if len(v.FullBytes) > 0 {
+			optional++
+		}
+	}
+	if !has(ci.Raw, 2) || !has(sd.Raw, 4+optional) || !has(sd.Content.Raw, 2) {
+		return errors.New("more in it than belongs there")
+	}
+	si := sd.Signers[0]
+	if !slices.ContainsFunc(sd.Digests, func(a pkix.AlgorithmIdentifier) bool { return a.Algorithm.Equal(si.Digest.Algorithm) }) {
+		return errors.New("the signer's hash is not announced")
+	}
+	return wholeSigner(si)
+}
+
+func wholeSigner(si cmsSignerInfo) error {
+	n := 5
+	for _, v := range []asn1.RawValue{si.Signed, si.Unsigned} {
+		if len(v.FullBytes) > 0 {
+			n++
+		}
+	}
+	if !has(si.Raw, n) {
+		return errors.New("more in the signer than belongs there")
+	}
+	return nil
+}
+
+// has reports that a structure has exactly n elements.
+func has(raw asn1.RawContent, n int) bool {
+	var outer asn1.RawValue
+	if rest, err := asn1.Unmarshal(raw, &outer); err != nil || len(rest) > 0 {
+		return false
+	}
+	for in := outer.Bytes; len(in) > 0; n-- {
+		var v asn1.RawValue
+		rest, err := asn1.Unmarshal(in, &v)
+		if err != nil {
+			return false
+		}
+		in = rest
+	}
+	return n == 0
+}
+
 // unsigned lists the attributes outside the signature.
-func unsigned(si cmsSignerInfo) []cmsAttribute {
+func unsigned(si cmsSignerInfo) ([]cmsAttribute, error) {
 	var out []cmsAttribute
-	for raw := si.Unsigned.Bytes; len(raw) > 0 && len(out) < maxSignedAttrs; {
+	for raw := si.Unsigned.Bytes; len(raw) > 0; {
 		var a cmsAttribute
 		rest, err := asn1.Unmarshal(raw, &a)
-		if err != nil {
-			return out
+		if err != nil || len(out) >= maxSignedAttrs || a.Values.Class != asn1.ClassUniversal || a.Values.Tag != asn1.TagSet || !a.Values.IsCompound {
+			return nil, fmt.Errorf("PKCS#7: unsigned attributes: %w", errors.Join(err, errors.New("malformed")))
 		}
 		out, raw = append(out, a), rest
 	}
-	return out
+	return out, nil
 }
 
 // msSigner is a signature that holds; who made it is not judged yet.
@@ -183,7 +316,7 @@ func spcSignature(der []byte, digest func(crypto.Hash) ([]byte, error)) (*msSign
 	if err != nil {
 		return nil, err
 	}
-	s, h, err := signerOf(sd, content, oidSpcIndirect)
+	s, h, err := signerIn(sd, content, oidSpcIndirect)
 	if err != nil {
 		return nil, err
 	}
@@ -206,25 +339,21 @@ func spcSignature(der []byte, digest func(crypto.Hash) ([]byte, error)) (*msSign
 	if !bytes.Equal(want, spc.Digest.Digest) {
 		return nil, errors.New("Authenticode: signature of another file")
 	}
-	for _, a := range unsigned(s.info) {
-		if a.Type.Equal(oidSpcTimeStamp) {
-			if s.stamp, err = timeStamp(a.Values.Bytes, s.info.Signature); err != nil {
-				return nil, fmt.Errorf("time stamp: %w", err)
-			}
-			s.time = s.stamp.time
-			break
-		}
-	}
-	return s, nil
+	return s, s.stamped()
 }
 
-// signerOf checks the signature over the attributes and the digest of content among them.
-func signerOf(sd cmsSignedData, content []byte, kind asn1.ObjectIdentifier) (*msSigner, crypto.Hash, error) {
+// signerIn is signerOf for the one signer of a SignedData.
+func signerIn(sd cmsSignedData, content []byte, kind asn1.ObjectIdentifier) (*msSigner, crypto.Hash, error) {
 	certs, err := parseCerts(onlyX509(sd.Certificates.Bytes))
 	if err != nil {
 		return nil, 0, fmt.Errorf("PKCS#7: %w", err)
 	}
-	s := &msSigner{info: sd.Signers[0], cmsSigner: cmsSigner{others: certs}}
+	return signerOf(sd.Signers[0], certs, content, kind)
+}
+
+// signerOf checks the signature over the attributes and the digest of content among them.
+func signerOf(info cmsSignerInfo, certs []*x509.Certificate, content []byte, kind asn1.ObjectIdentifier) (*msSigner, crypto.Hash, error) {
+	s := &msSigner{info: info, cmsSigner: cmsSigner{others: certs}}
 	i := slices.IndexFunc(certs, func(c *x509.Certificate) bool {
 		return bytes.Equal(c.RawIssuer, s.info.Signer.Issuer.FullBytes) && c.SerialNumber.Cmp(s.info.Signer.Serial) == 0
 	})
@@ -302,58 +431,8 @@ func signedAttributes(raw []byte, kind asn1.ObjectIdentifier) (digest []byte, er
 	return digest, nil
 }
 
-// tstInfo is RFC 3161 2.4.2, as far as it matters.
-type tstInfo struct {
-	Version int
-	Policy  asn1.ObjectIdentifier
-	Imprint struct {
-		Algorithm pkix.AlgorithmIdentifier
-		Digest    []byte
-	}
-	Serial *big.Int
-	Time   asn1.RawValue
-}
-
-// timeStamp checks an RFC 3161 token over a signature's value.
-func timeStamp(der, signature []byte) (*msSigner, error) {
-	sd, content, err := signedData(der, oidTSTInfo)
-	if err != nil {
-		return nil, err
-	}
-	s, _, err := signerOf(sd, content, oidTSTInfo)
-	if err != nil {
-		return nil, err
-	}
-	var seq asn1.RawValue
-	if rest, err := asn1.Unmarshal(content, &seq); err != nil || len(rest) > 0 {
-		return nil, errors.New("malformed")
-	}
-	var info tstInfo
-	raw := seq.Bytes
-	for _, into := range []any{&info.Version, &info.Policy, &info.Imprint, &info.Serial, &info.Time} {
-		if raw, err = asn1.Unmarshal(raw, into); err != nil {
-			return nil, err
-		}
-	}
-	h, err := cmsHash(info.Imprint.Algorithm.Algorithm)
-	if err != nil {
-		return nil, err
-	}
-	d := h.New()
-	d.Write(signature)
-	if !bytes.Equal(d.Sum(nil), info.Imprint.Digest) {
-		return nil, errors.New("of another signature")
-	}
-	// encoding/asn1 refuses the trailing zeros that a fraction may have.
-	s.time, err = time.Parse("20060102150405Z0700", string(info.Time.Bytes))
-	if err != nil || info.Time.Tag != asn1.TagGeneralizedTime {
-		return nil, fmt.Errorf("time %.40q", info.Time.Bytes)
-	}
-	return s, nil
-}
-
 // judge leads signer and time stamp to pinned roots.
-func (s *msSigner) judge(trust feed.Trust, roots *x509.CertPool, anchors map[string]feed.Anchor) error {
+func (s *msSigner) judge(by Publisher, trust feed.Trust, roots *x509.CertPool, anchors map[string]feed.Anchor) error {
 	at := trust.At
 	if s.stamp != nil {
 		at = s.stamp.time
@@ -364,8 +443,8 @@ func (s *msSigner) judge(trust feed.Trust, roots *x509.CertPool, anchors map[str
 			return fmt.Errorf("time stamp: %w", err)
 		}
 	}
-	if !slices.Equal(s.leaf.Subject.Organization, []string{microsoftName}) {
-		return fmt.Errorf("signed by %.200q, not by %s", s.leaf.Subject, microsoftName)
+	if o := s.leaf.Subject.Organization; len(o) != 1 || !slices.Contains(by.Names, o[0]) {
+		return fmt.Errorf("signed by %.200q, not by %s", s.leaf.Subject, strings.Join(by.Names, " or "))
 	}
 	return s.leads(at, trust, roots, anchors, x509.ExtKeyUsageCodeSigning)
 }

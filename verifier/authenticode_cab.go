@@ -10,34 +10,28 @@ import (
 	"github.com/hashike/hashike/internal/feed"
 )
 
-// AuthenticodeCAB checks the signature of a cabinet (an .msu is one). It lies
-// behind the cabinet; the 20 bytes of the header's reserve tell where. The
-// digest leaves out reserved1, iCabinet and the reserve but its last four
-// bytes; what is left out must be as every signing tool writes it.
-//
-// ErrUnsigned if there is no signature, else ErrUntrusted if it does not hold.
-func AuthenticodeCAB(r io.ReaderAt, size int64, trust feed.Trust) (feed.Evidence, error) {
-	bad := func(what string) (feed.Evidence, error) {
-		return feed.Evidence{}, fmt.Errorf("cabinet: %s: %w", what, feed.ErrUntrusted)
+// cabinet: the signature lies behind the cabinet; the 20 bytes of the header's
+// reserve tell where. The digest leaves out reserved1, iCabinet and the reserve
+// but its last four bytes.
+func cabinet(r io.ReaderAt, size int64) (container, error) {
+	bad := func(what string) (container, error) {
+		return container{}, fmt.Errorf("cabinet: %s: %w", what, feed.ErrUntrusted)
 	}
 	var h [60]byte
 	if size < int64(len(h)) {
 		return bad("too short")
 	}
 	if _, err := r.ReadAt(h[:], 0); err != nil {
-		return feed.Evidence{}, fmt.Errorf("%w: %w", err, feed.ErrDamaged)
+		return container{}, fmt.Errorf("%w: %w", err, feed.ErrDamaged)
 	}
 	le := binary.LittleEndian
-	if string(h[:4]) != "MSCF" {
-		return bad("no MSCF")
-	}
 	if le.Uint16(h[30:])&4 == 0 || le.Uint16(h[36:]) < 20 {
-		return feed.Evidence{}, ErrUnsigned
+		return container{}, ErrUnsigned
 	}
 	end, at, n := int64(le.Uint32(h[8:])), int64(le.Uint32(h[44:])), int64(le.Uint32(h[48:]))
 	switch {
 	case at == 0 && n == 0:
-		return feed.Evidence{}, ErrUnsigned
+		return container{}, ErrUnsigned
 	case le.Uint16(h[30:]) != 4, !bytes.Equal(h[36:44], []byte{20, 0, 0, 0, 0, 0, 16, 0}), le.Uint32(h[52:]) != 0:
 		return bad("unknown flags or reserve")
 	case le.Uint32(h[4:]) != 0, le.Uint16(h[34:]) != 0:
@@ -47,9 +41,9 @@ func AuthenticodeCAB(r io.ReaderAt, size int64, trust feed.Trust) (feed.Evidence
 	}
 	der := make([]byte, n)
 	if _, err := r.ReadAt(der, at); err != nil {
-		return feed.Evidence{}, fmt.Errorf("%w: %w", err, feed.ErrDamaged)
+		return container{}, fmt.Errorf("%w: %w", err, feed.ErrDamaged)
 	}
-	return authenticode(der, func(h crypto.Hash) ([]byte, error) {
+	return container{der, func(h crypto.Hash) ([]byte, error) {
 		return digestOf(h, r, [2]int64{0, 4}, [2]int64{8, 34}, [2]int64{56, end})
-	}, trust)
+	}}, nil
 }

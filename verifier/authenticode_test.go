@@ -21,7 +21,7 @@ func microsoftTrust() feed.Trust {
 }
 
 func checkCAB(b []byte, trust feed.Trust) (feed.Evidence, error) {
-	return AuthenticodeCAB(bytes.NewReader(b), int64(len(b)), trust)
+	return Authenticode(bytes.NewReader(b), int64(len(b)), Microsoft(), trust)
 }
 
 // signedCabs are genuine cabinets of Microsoft's, dual-signed and not.

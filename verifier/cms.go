@@ -34,14 +34,17 @@ var (
 )
 
 type cmsContentInfo struct {
+	Raw     asn1.RawContent
 	Type    asn1.ObjectIdentifier
 	Content asn1.RawValue `asn1:"explicit,tag:0"`
 }
 
 type cmsSignedData struct {
+	Raw     asn1.RawContent
 	Version int
 	Digests []pkix.AlgorithmIdentifier `asn1:"set"`
 	Content struct {
+		Raw  asn1.RawContent
 		Type asn1.ObjectIdentifier
 		Data asn1.RawValue `asn1:"explicit,optional,tag:0"`
 	}
@@ -51,6 +54,7 @@ type cmsSignedData struct {
 }
 
 type cmsSignerInfo struct {
+	Raw     asn1.RawContent
 	Version int
 	Signer  struct {
 		Issuer asn1.RawValue

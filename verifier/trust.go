@@ -13,7 +13,7 @@ import (
 
 // revision goes up when a check of this package becomes stricter: verdicts
 // that older programs remembered are then worth nothing.
-const revision = 1
+const revision = 2
 
 // BuildTrust is what one feed may believe: the keys and roots pinned in the
 // build, those added by trust orders, less what distrust orders withdraw. at

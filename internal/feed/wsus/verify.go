@@ -117,8 +117,8 @@ func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proo
 	if err := out.Evidence(ev); err != nil {
 		return err
 	}
-	err = out.Once(a, "authenticode-cab", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
-		ev, err := verifier.AuthenticodeCAB(r, size, trust)
+	err = out.Once(a, "authenticode", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
+		ev, err := verifier.Authenticode(r, size, verifier.Microsoft(), trust)
 		if errors.Is(err, verifier.ErrUnsigned) { // metadata need not be signed; a broken signature is another matter
 			return feed.Evidence{Strength: feed.Attested, Note: "no signature of its own"}, nil
 		}
@@ -168,8 +168,9 @@ func agrees(a feed.Artifact, s *scan, ids *revisions, sums map[identity][32]byte
 	return nil
 }
 
-// signable are the containers that can carry a signature.
-var signable = map[string]bool{".cab": true, ".msu": true, ".exe": true, ".dll": true, ".msi": true, ".msp": true, ".appx": true, ".msix": true}
+// signable are the containers that can carry a signature: true if it is read
+// and decides. A package for the Store is not read yet.
+var signable = map[string]bool{".cab": true, ".msu": true, ".exe": true, ".dll": true, ".msi": true, ".msp": true, ".appx": false, ".msix": false}
 
 func verifyPayload(a feed.Artifact, trust feed.Trust, out feed.Proof, named map[string]namedBy) error {
 	n, ok := named[a.Path]
@@ -201,23 +202,24 @@ func verifyPayload(a feed.Artifact, trust feed.Trust, out feed.Proof, named map[
 	return signatures(a, n, trust, out)
 }
 
-// signatures records the chain by way of the metadata, and the file's own.
-// Only cabinets are read yet; another container that can carry a signature is
-// worth no more than the word of our outside.
+// signatures records the chain by way of the metadata, and the file's own. A
+// container that can carry a signature and whose own is not read is worth no
+// more than the word of our outside.
 func signatures(a feed.Artifact, n namedBy, trust feed.Trust, out feed.Proof) error {
 	ext := path.Ext(a.Path)
 	link := feed.Evidence{Path: a.Path, Subject: a.Digest, Method: "wsus-metadata", Strength: feed.Signed, Via: n.scan}
+	read, can := signable[ext]
 	switch {
-	case ext == ".cab":
+	case read:
 		link.Strength = feed.Attested // its own signature decides
-	case signable[ext]:
+	case can:
 		link.Strength, link.Note = feed.Attested, "its own signature was not read"
 	}
-	if err := out.Evidence(link); err != nil || ext != ".cab" {
+	if err := out.Evidence(link); err != nil || !read {
 		return err
 	}
-	return out.Once(a, "authenticode-cab", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
-		ev, err := verifier.AuthenticodeCAB(r, size, trust)
+	return out.Once(a, "authenticode", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
+		ev, err := verifier.Authenticode(r, size, verifier.Microsoft(), trust)
 		return ev, untrusted(err)
 	})
 }
