@@ -182,6 +182,10 @@ func (r *run) status(req feed.Request, a *answer) error {
 			after = coolLimited
 		}
 		return errors.Join(up.hosts.rest(r.name(), host, s, after, fmt.Sprintf("asked with %d to wait", s)), se)
+	case s == http.StatusInternalServerError && req.Method == http.MethodPost && !a.middle:
+		// The vendor's program answers so; asking again would say the same.
+		se.Body, _ = io.ReadAll(io.LimitReader(a.Body, 64<<10))
+		return unreachable(r.name(), host, "status "+fmt.Sprint(s), se)
 	case s == http.StatusRequestTimeout, s >= 500:
 		return &again{err: unreachable(r.name(), host, "status "+fmt.Sprint(s), se)}
 	}

@@ -136,7 +136,7 @@ func account() string {
 }
 
 // Close drops idle connections. The Fetcher stays usable.
-func (f *Fetcher) Close() { f.up.http.CloseIdleConnections() }
+func (f *Fetcher) Close() { f.up.closeIdle() }
 
 // RunAll runs each feed once, Options.Parallel at a time. The results are in
 // the order of setups; each feed's error is its own.

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -75,6 +76,59 @@ type upstream struct {
 	hosts   *hosts
 	metrics *metrics
 	clock   func() time.Time
+
+	mu    sync.Mutex
+	other map[string]*http.Client // by Request.Roots
+}
+
+// client trusts the system's roots and the extra ones, and a request's own.
+func (u *upstream) client(r feed.Request) (*http.Client, error) {
+	if len(r.Roots) == 0 {
+		return u.http, nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if c, ok := u.other[string(r.Roots)]; ok {
+		return c, nil
+	}
+	root, err := x509.ParseCertificate(r.Roots)
+	if err != nil {
+		return nil, fmt.Errorf("root of %s: %w: %w", redact(r.URL), err, feed.ErrConfig)
+	}
+	pool, err := u.pool()
+	if err != nil {
+		return nil, err
+	}
+	pool.AddCert(root)
+	t := u.http.Transport.(*http.Transport).Clone()
+	t.TLSClientConfig.RootCAs = pool
+	c := &http.Client{CheckRedirect: u.http.CheckRedirect, Transport: t}
+	if u.other == nil {
+		u.other = map[string]*http.Client{}
+	}
+	u.other[string(r.Roots)] = c
+	return c, nil
+}
+
+func (u *upstream) closeIdle() {
+	u.http.CloseIdleConnections()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, c := range u.other {
+		c.CloseIdleConnections()
+	}
+}
+
+// pool is the system's roots with the extra ones.
+func (u *upstream) pool() (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // Windows keeps its own, which Go asks besides
+	}
+	for _, c := range u.extra {
+		pool.AddCert(c)
+	}
+	return pool, nil
 }
 
 func newUpstream(n Network, db *state.DB, clock func() time.Time, m *metrics) (*upstream, error) {
@@ -223,7 +277,13 @@ func (u *upstream) hop(ctx context.Context, feedName string, at *url.URL, header
 		return nil, err
 	}
 	u.metrics.requests.WithLabelValues(feedName, at.Hostname()).Inc()
-	res, err := u.http.Do(req)
+	client, err := u.client(r)
+	if err != nil {
+		cancel(nil)
+		h.release()
+		return nil, err
+	}
+	res, err := client.Do(req)
 	if err != nil {
 		cancel(nil)
 		h.release()

@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	_ "embed"
 	"encoding/asn1"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +62,15 @@ func MicrosoftAnchors() []feed.Anchor {
 		{Name: "microsoft-root-2011", Use: useMicrosoft, Data: microsoftRoot2011, Source: source},
 		{Name: "microsoft-timestamp-root-2014", Use: useMicrosoft, Data: microsoftStampRoot2014, Source: source},
 	}
+}
+
+// MicrosoftRoot2011 is the root (DER) that the certificates of Microsoft's own
+// update servers lead to, which machines do not know by default.
+func MicrosoftRoot2011() []byte {
+	if p, _ := pem.Decode(microsoftRoot2011); p != nil {
+		return p.Bytes
+	}
+	return bytes.Clone(microsoftRoot2011)
 }
 
 // Publisher is who must have signed.

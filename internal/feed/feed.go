@@ -78,6 +78,7 @@ type Request struct {
 	Header   http.Header
 	Body     []byte
 	Limit    int64  // most bytes of answer to read; required
+	Roots    []byte // DER: one more root that this vendor's own servers may lead to
 	ETag     string // with either of these a 304 comes back as Response.Unchanged
 	Modified string
 }
@@ -107,6 +108,7 @@ type Upstream interface {
 type StatusError struct {
 	URL    string
 	Status int
+	Body   []byte // of a 500 to a POST, at most 64 KiB: a SOAP fault (SOAP 1.1 §6.2)
 }
 
 func (e *StatusError) Error() string { return http.StatusText(e.Status) + ": " + e.URL }

@@ -18,6 +18,9 @@ type cookieUse byte
 const (
 	cookieAuth    cookieUse = 1 // of SimpleAuth, for one GetCookie
 	cookieSession cookieUse = 2
+
+	cookieServerAuth cookieUse = 3 // of DssAuth: a downstream server's
+	cookieServer     cookieUse = 4
 )
 
 // cookieLife is a real server's.

@@ -44,17 +44,36 @@ type fetch struct {
 
 // Fetch implements feed.Feed: it takes every drop that is complete and stable.
 func (f *updates) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content, dst feed.Sink) (string, error) {
-	fsys, err := up.Dir(dropDir)
-	if err != nil {
-		return "", err
-	}
-	r := &fetch{fsys: fsys, prev: prev, dst: dst, found: map[string]feed.Artifact{}}
+	r := &fetch{prev: prev, dst: dst, found: map[string]feed.Artifact{}}
 	if err := r.before(); err != nil {
 		return "", err
 	}
+	fsys, err := up.Dir(dropDir)
+	switch {
+	case err == nil:
+		if err := r.fromDrops(ctx, fsys); err != nil {
+			return "", err
+		}
+	case f.conf.Upstream == "" || !errors.Is(err, feed.ErrConfig):
+		return "", err
+	}
+	if f.conf.Upstream == "" {
+		return r.finish(ctx, "")
+	}
+	p, err := f.fromServer(ctx, up, r)
+	if err != nil {
+		return "", err
+	}
+	p.Note = r.summary()
+	return r.finish(ctx, p.String())
+}
+
+// fromDrops takes every drop that is complete and stable.
+func (r *fetch) fromDrops(ctx context.Context, fsys fs.FS) error {
+	r.fsys = fsys
 	drops, err := findDrops(fsys)
 	if err != nil {
-		return "", fmt.Errorf("drop directory: %w", err)
+		return fmt.Errorf("drop directory: %w", err)
 	}
 	for _, d := range drops {
 		err := d.take(ctx, r)
@@ -63,15 +82,15 @@ func (f *updates) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content
 			continue
 		}
 		if err != nil {
-			return "", fmt.Errorf("drop %s: %w", d.name(), err)
+			return fmt.Errorf("drop %s: %w", d.name(), err)
 		}
 		r.taken++
 	}
-	if r.taken == 0 {
-		err := fmt.Errorf("drop directory: no complete update (%s): %w", strings.Join(r.waiting, "; "), feed.ErrTransient)
-		return "", feed.NewFault(err, "H-401", "file", dropDir)
-	}
-	return r.finish(ctx)
+	return nil
+}
+
+func (r *fetch) summary() string {
+	return fmt.Sprintf("%d taken, %d waiting, %d revisions", r.taken, len(r.waiting), len(r.ids.order))
 }
 
 // before takes over the revision ids of the last snapshot: they are for ever.
@@ -89,7 +108,11 @@ func (r *fetch) before() error {
 }
 
 // finish adds the artifacts, unless they are those of the last snapshot.
-func (r *fetch) finish(ctx context.Context) (string, error) {
+func (r *fetch) finish(ctx context.Context, state string) (string, error) {
+	if len(r.found) == 0 {
+		err := fmt.Errorf("no complete update (%s): %w", strings.Join(r.waiting, "; "), feed.ErrTransient)
+		return "", feed.NewFault(err, "H-401", "file", dropDir)
+	}
 	text := r.ids.encode()
 	b, err := r.dst.Put(ctx, "made:"+revisionsPath, bytes.NewReader(text))
 	if err != nil {
@@ -104,7 +127,10 @@ func (r *fetch) finish(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("%d drops, %d waiting, %d revisions", r.taken, len(r.waiting), len(r.ids.order)), nil
+	if state == "" {
+		state = r.summary()
+	}
+	return state, nil
 }
 
 func (r *fetch) unchanged() bool {

@@ -264,3 +264,17 @@ func needs(t testing.TB, a *terminal.Terminal) (ids []string) {
 	}
 	return ids
 }
+
+// sample is one file of the sample collection.
+func sample(t testing.TB, name ...string) []byte {
+	t.Helper()
+	samples := os.Getenv("HASHIKE_SAMPLES")
+	if samples == "" {
+		missing(t, "HASHIKE_SAMPLES is not set")
+	}
+	b, err := os.ReadFile(filepath.Join(append([]string{samples}, name...)...))
+	if err != nil {
+		missing(t, err.Error())
+	}
+	return b
+}

@@ -21,8 +21,8 @@ import (
 // with where the fragments lie. The index is read whole, the fragments are not.
 
 const (
-	indexName     = "index-1"
-	fragmentsName = "fragments-1"
+	indexName     = "index-2"
+	fragmentsName = "fragments-2"
 	maxIndex      = 1 << 30
 )
 
@@ -44,6 +44,7 @@ type revision struct {
 	Bundles  [][]bundled
 	Files    []int32 // numbers of index.Files
 	Lacking  bool    // names a file that cannot be carried
+	Born     uint64  // serial of the snapshot that first had it
 	Core     span
 	Extended span
 	Texts    []text
@@ -128,7 +129,7 @@ func (x *indexer) scans(ctx context.Context, c feed.Content) error {
 		if err != nil {
 			return err
 		}
-		if !isScan(a) {
+		if !isSource(a) {
 			continue
 		}
 		if err := x.scan(c, a); err != nil && !errors.Is(err, feed.ErrUpstream) {
@@ -141,7 +142,7 @@ func (x *indexer) scans(ctx context.Context, c feed.Content) error {
 // scan adds one scan. It is read twice: only when all of it has proved readable
 // does anything of it go into the index.
 func (x *indexer) scan(c feed.Content, a feed.Artifact) error {
-	s, err := openScan(c, a)
+	s, err := openSource(c, a)
 	if err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func (x *indexer) scan(c feed.Content, a feed.Artifact) error {
 		return fmt.Errorf("%s: %w: %w", a.Path, err, feed.ErrDamaged)
 	}
 	defer f.Close()
-	_, err = readScan(f.(io.ReaderAt), a.Size, func(n int, p part, lang string, body []byte) error {
+	_, err = readSource(a, f.(io.ReaderAt), func(n int, p part, lang string, body []byte) error {
 		r, ok := fresh[n]
 		if !ok || p == eula {
 			return nil
@@ -257,9 +258,21 @@ func (x *indexer) finish(prev fs.FS) {
 			x.NonLeaf[g] = true
 		}
 	}
+	for i := range x.Revisions {
+		x.Revisions[i].Born = x.Serial
+	}
 	before, err := openIndex(prev)
 	if err != nil || before.Epoch != x.Epoch {
 		return
+	}
+	born := map[int32]uint64{}
+	for _, r := range before.Revisions {
+		born[r.ID] = r.Born
+	}
+	for i := range x.Revisions {
+		if n, ok := born[x.Revisions[i].ID]; ok {
+			x.Revisions[i].Born = n
+		}
 	}
 	for i, g := range before.Updates {
 		if n, ok := x.updates[g]; ok {

@@ -23,7 +23,12 @@ import (
 
 // Config is a wsus feed's block.
 type Config struct {
-	Groups map[string]string `toml:"groups" doc:"端末のグループ（TargetGroupポリシーの名前）と配信段階（test、pilot、all） / target group (policy TargetGroup) to ring"`
+	Upstream        string            `toml:"upstream" doc:"更新の取得元。Microsoft（https://sws.update.microsoft.com）または既存のWSUS（http://名前:8530）。空ならフォルダ（dirs.drop）だけ / upstream: Microsoft or a WSUS; empty: the drop directory only"`
+	Products        []string          `toml:"products" doc:"製品（名前またはID。例 \"Windows 11\"） / products, by title or id"`
+	Classifications []string          `toml:"classifications" doc:"分類（名前またはID） / classifications, by title or id"`
+	Superseded      bool              `toml:"superseded" doc:"置き換えられた更新の本体も運ぶ / carry the files of superseded updates too"`
+	Account         string            `toml:"account" doc:"取得元に名乗る名前 / name told to the upstream"`
+	Groups          map[string]string `toml:"groups" doc:"端末のグループ（TargetGroupポリシーの名前）と配信段階（test、pilot、all） / target group (policy TargetGroup) to ring"`
 }
 
 const maxGroups = 1000
@@ -33,7 +38,7 @@ func Kind() feed.Kind {
 	return feed.Kind{
 		Name:   "wsus",
 		Title:  feed.Text{JA: "Windowsの更新プログラム", EN: "Windows updates"},
-		Config: func() any { return &Config{} },
+		Config: func() any { return &Config{Classifications: defaultClassifications(), Account: "hashike"} },
 		New:    newFeed,
 		Floors: map[feed.Class]feed.Strength{
 			feed.Metadata: feed.Attested, feed.Definition: feed.Signed, feed.Security: feed.Signed, feed.Feature: feed.Signed,
@@ -44,6 +49,7 @@ func Kind() feed.Kind {
 
 // updates is one configured feed.
 type updates struct {
+	conf  Config
 	rings map[string]string // lower-case target group → ring
 	now   func() time.Time  // for the expiry of cookies
 }
@@ -53,7 +59,10 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 	if err := decode(&cfg); err != nil {
 		return nil, err
 	}
-	f := &updates{rings: map[string]string{}, now: time.Now}
+	f := &updates{conf: cfg, rings: map[string]string{}, now: time.Now}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
 	for _, group := range slices.Sorted(maps.Keys(cfg.Groups)) {
 		ring, key := cfg.Groups[group], strings.ToLower(group)
 		if _, twice := f.rings[key]; twice || group == "" || len(group) > maxText || len(f.rings) >= maxGroups || !slices.Contains(feed.Rings(), ring) {
@@ -62,6 +71,21 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 		f.rings[key] = ring
 	}
 	return f, nil
+}
+
+// check refuses an upstream that cannot be meant.
+func (c *Config) check() error {
+	if c.Upstream == "" {
+		return nil
+	}
+	u, err := url.Parse(c.Upstream)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.HasSuffix(c.Upstream, "/") || u.RawQuery != "" || u.User != nil {
+		return fmt.Errorf("upstream = %.200q: http(s)://name[:port]: %w", c.Upstream, feed.ErrConfig)
+	}
+	if len(c.Products) == 0 || len(c.Classifications) == 0 || len(c.Products)+len(c.Classifications) > maxGroups {
+		return fmt.Errorf("upstream needs products and classifications: %w", feed.ErrConfig)
+	}
+	return nil
 }
 
 // Released implements feed.Freshness: the newest metadata's own date.

@@ -53,6 +53,8 @@ type scan struct {
 	updates map[int]*update                // by the vendor's number
 	sums    map[identity][sha256.Size]byte // over all fragments of a revision
 	parts   map[int][][sha256.Size]byte
+
+	documents map[int]*document // of a batch, if it was read without keep
 }
 
 // numbers are the scan's updates in the vendor's order: what others need comes first.
@@ -226,11 +228,11 @@ type payload struct {
 	feed.Artifact
 }
 
-// payloads lists the files that the scan's updates need, by path. They are of
-// the scan's group: without it nothing proves them, without them its updates
-// cannot be installed. A file that is
-// named by SHA-1 alone is left out: nothing proves it, and Handler offers no
-// update whose files are not all here.
+// payloads lists the files that the updates need, by path. Those of a scan are
+// of its group: without it nothing proves them, without them its updates cannot
+// be installed. Those of a batch, which has a hundred updates, stand alone
+// (group ""). A file that is named by SHA-1 alone is left out: nothing proves
+// it, and Handler offers no update whose files are not all here.
 func (s *scan) payloads(group string) ([]payload, error) {
 	class, kb := s.classes()
 	out := map[string]payload{}
@@ -247,9 +249,11 @@ func (s *scan) payloads(group string) ([]payload, error) {
 				}
 				continue
 			}
-			out[p] = payload{f, feed.Artifact{
-				Path: p, Digest: f.SHA256, Size: f.Size, Class: class[u.identity], Version: kb[u.identity], Time: s.created, Group: group,
-			}}
+			a := feed.Artifact{Path: p, Digest: f.SHA256, Size: f.Size, Class: class[u.identity], Version: kb[u.identity], Time: s.created, Group: group}
+			if group == "" {
+				a.Group = p
+			}
+			out[p] = payload{f, a}
 		}
 	}
 	list := make([]payload, 0, len(out))

@@ -104,6 +104,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.call(w, r, nsClient, clientOperations)
 	case p == pathAuth:
 		s.call(w, r, nsAuth, authOperations)
+	case p == pathServerLower:
+		s.call(w, r, nsServer, serverOperations)
+	case p == pathDssLower:
+		s.call(w, r, nsDssAuth, dssOperations)
 	case p == pathReporting:
 		s.call(w, r, nsReporting, reportOperations)
 	default: // /SelfUpdate/ too: only Microsoft could sign what is asked for there

@@ -48,6 +48,15 @@ var errSOAP = errors.New("not a SOAP request")
 
 // decode reads the envelope up to the operation; walk reads the rest.
 func decode(r io.Reader, namespace string) (*request, error) {
+	return decodeUpTo(r, namespace, maxElements)
+}
+
+// decodeAnswer is decode for what an upstream server sends: its lists are long.
+func decodeAnswer(r io.Reader, namespace string) (*request, error) {
+	return decodeUpTo(r, namespace, 4*maxListed)
+}
+
+func decodeUpTo(r io.Reader, namespace string, most int) (*request, error) {
 	d := xml.NewDecoder(r)
 	want := []xml.Name{{Space: nsSOAP, Local: "Envelope"}, {Space: nsSOAP, Local: "Body"}}
 	for i := 0; ; {
@@ -65,7 +74,7 @@ func decode(r io.Reader, namespace string) (*request, error) {
 					return nil, err
 				}
 			case i == len(want) && t.Name.Space == namespace:
-				return &request{t.Name.Local, func(f func(string, string) error) error { return leaves(d, f) }}, nil
+				return &request{t.Name.Local, func(f func(string, string) error) error { return leaves(d, most, f) }}, nil
 			default:
 				return nil, fmt.Errorf("%w: element %.100q", errSOAP, t.Name.Local)
 			}
@@ -77,10 +86,12 @@ func decode(r io.Reader, namespace string) (*request, error) {
 	}
 }
 
-func skip(d *xml.Decoder) error { return leaves(d, func(string, string) error { return nil }) }
+func skip(d *xml.Decoder) error {
+	return leaves(d, maxElements, func(string, string) error { return nil })
+}
 
 // leaves calls f for every element without children, until the current element ends.
-func leaves(d *xml.Decoder, f func(path, text string) error) error {
+func leaves(d *xml.Decoder, most int, f func(path, text string) error) error {
 	var path []string
 	var text []byte
 	leaf := false
@@ -91,7 +102,7 @@ func leaves(d *xml.Decoder, f func(path, text string) error) error {
 		}
 		switch t := t.(type) {
 		case xml.StartElement:
-			if n++; n > maxElements || len(path) >= maxDepth {
+			if n++; n > most || len(path) >= maxDepth {
 				return fmt.Errorf("%w: too large", errSOAP)
 			}
 			path, text, leaf = append(path, t.Name.Local), text[:0], true

@@ -23,12 +23,12 @@ func (f *updates) Verify(ctx context.Context, c feed.Content, trust feed.Trust, 
 		return err
 	}
 	named := map[string]namedBy{}
-	sums := map[identity][32]byte{}
+	sums := map[seen][32]byte{}
 	for a, err := range c.Artifacts() {
 		if err == nil {
 			err = ctx.Err()
 		}
-		if err == nil && isScan(a) {
+		if err == nil && isSource(a) {
 			err = verifyScan(c, a, trust, out, ids, named, sums)
 		}
 		if err != nil {
@@ -39,7 +39,7 @@ func (f *updates) Verify(ctx context.Context, c feed.Content, trust feed.Trust, 
 		if err == nil {
 			err = ctx.Err()
 		}
-		if err == nil && !isScan(a) && a.Path != revisionsPath {
+		if err == nil && !isSource(a) && a.Path != revisionsPath {
 			err = verifyPayload(a, trust, out, named)
 		}
 		if err != nil {
@@ -86,6 +86,12 @@ func verifyRevisions(c feed.Content, out feed.Proof) (*revisions, error) {
 	return ids, out.Mark("revisions "+hex.EncodeToString(ids.epoch[:4]), int64(len(ids.order)))
 }
 
+// seen is a revision in one of its two forms, which have sums of their own.
+type seen struct {
+	identity
+	batch bool
+}
+
 // namedBy is the scan that names a payload.
 type namedBy struct {
 	payload
@@ -94,18 +100,22 @@ type namedBy struct {
 
 // verifyScan checks one scan and adds what it names. Whatever is wrong with it
 // withholds it alone, and with it the payload that only it names.
-func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proof, ids *revisions, named map[string]namedBy, sums map[identity][32]byte) error {
-	if a.Group != a.Path { // the group of what it names too
+func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proof, ids *revisions, named map[string]namedBy, sums map[seen][32]byte) error {
+	if a.Group != a.Path { // a scan's: of what it names too
 		err := fmt.Errorf("%s: in the group %.100q: %w", a.Path, a.Group, feed.ErrUntrusted)
 		return feed.NewFault(err, "H-502", "feed", c.Header().Feed, "file", a.Path, "signer", "")
 	}
-	s, err := openScan(c, a)
+	s, err := openSource(c, a)
 	if errors.Is(err, feed.ErrDamaged) {
 		return err
 	}
 	var list []payload
 	if err == nil {
-		list, err = s.payloads(a.Group)
+		group := a.Group
+		if isBatch(a) {
+			group = ""
+		}
+		list, err = s.payloads(group)
 	}
 	if err == nil {
 		err = agrees(a, s, ids, sums)
@@ -114,18 +124,16 @@ func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proo
 		return refuse(out, a, err)
 	}
 	ev := feed.Evidence{Path: a.Path, Subject: a.Digest, Method: "wsus-drop", Strength: feed.Attested, Note: "taken from the drop directory"}
+	if isBatch(a) { // nobody signs it; the connection to the server that sent it is on the card
+		ev.Method, ev.Note = "wsus-server", "as an upstream server sent it"
+	}
 	if err := out.Evidence(ev); err != nil {
 		return err
 	}
-	err = out.Once(a, "authenticode", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
-		ev, err := verifier.Authenticode(r, size, verifier.Microsoft(), trust)
-		if errors.Is(err, verifier.ErrUnsigned) { // metadata need not be signed; a broken signature is another matter
-			return feed.Evidence{Strength: feed.Attested, Note: "no signature of its own"}, nil
+	if isScan(a) {
+		if err := scanSignature(a, trust, out); err != nil {
+			return err
 		}
-		return ev, err
-	})
-	if err != nil {
-		return err
 	}
 	for _, p := range list {
 		if _, ok := named[p.Path]; !ok {
@@ -135,7 +143,18 @@ func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proo
 	return nil
 }
 
-func openScan(c feed.Content, a feed.Artifact) (*scan, error) {
+// scanSignature records a scan's own signature, where it has one.
+func scanSignature(a feed.Artifact, trust feed.Trust, out feed.Proof) error {
+	return out.Once(a, "authenticode", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
+		ev, err := verifier.Authenticode(r, size, verifier.Microsoft(), trust)
+		if errors.Is(err, verifier.ErrUnsigned) { // metadata need not be signed; a broken signature is another matter
+			return feed.Evidence{Strength: feed.Attested, Note: "no signature of its own"}, nil
+		}
+		return ev, err
+	})
+}
+
+func openSource(c feed.Content, a feed.Artifact) (*scan, error) {
 	f, err := c.Open(a.Path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", a.Path, err, feed.ErrDamaged)
@@ -145,25 +164,25 @@ func openScan(c feed.Content, a feed.Artifact) (*scan, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: no random access: %w", a.Path, feed.ErrDamaged)
 	}
-	return readScan(r, a.Size, nil)
+	return readSource(a, r, nil)
 }
 
 // agrees compares a scan with its artifact, with the map of revisions and with
 // the scans before it: one revision has one content.
-func agrees(a feed.Artifact, s *scan, ids *revisions, sums map[identity][32]byte) error {
-	if want := scanArtifact(a.Digest, s.created); a.Path != want.Path || !a.Time.Equal(want.Time) {
+func agrees(a feed.Artifact, s *scan, ids *revisions, sums map[seen][32]byte) error {
+	if want := sourceArtifact(a, s.created); a.Path != want.Path || !a.Time.Equal(want.Time) {
 		return upstream("not as the snapshot describes it")
 	}
 	for id, sum := range s.sums {
 		if ids.ids[id] == 0 {
 			return upstream("%s has no revision id", id)
 		}
-		if had, ok := sums[id]; ok && had != sum {
+		if had, ok := sums[seen{id, isBatch(a)}]; ok && had != sum {
 			return upstream("%s with two contents", id)
 		}
 	}
 	for id, sum := range s.sums {
-		sums[id] = sum
+		sums[seen{id, isBatch(a)}] = sum
 	}
 	return nil
 }

@@ -1,0 +1,526 @@
+package wsus
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/verifier"
+)
+
+// Fetching from an upstream server: the configuration pass brings categories,
+// classifications and detectoids, the update pass the updates of the chosen
+// products and classifications; then whatever these build on, and the files of
+// those that are worth installing.
+
+// microsoftServer is Microsoft's own upstream; its certificate leads to a root
+// that machines do not know by default (microsoft.md 2.3).
+const microsoftServer = "https://sws.update.microsoft.com"
+
+// contentHosts are where Microsoft's update data sends for files.
+var contentHosts = [...]string{
+	"http://*.download.windowsupdate.com", "https://*.download.windowsupdate.com", "http://download.windowsupdate.com",
+	"http://*.dl.delivery.mp.microsoft.com", "https://*.dl.delivery.mp.microsoft.com", "http://dl.delivery.mp.microsoft.com",
+}
+
+// defaultClassifications are what a town hall wants (microsoft.md 2.5).
+func defaultClassifications() []string {
+	return []string{"Critical Updates", "Security Updates", "Definition Updates", "Update Rollups", "Updates"}
+}
+
+// progress is what one fetch leaves for the next, in the snapshot's state.
+type progress struct {
+	Server   string   `json:"server"`             // fingerprint of upstream and choice
+	Config   string   `json:"config"`             // anchors
+	Updates  string   `json:"updates"`            //
+	Products []string `json:"products,omitempty"` // resolved
+	Classes  []string `json:"classes,omitempty"`
+	Note     string   `json:"note,omitempty"` // for people
+}
+
+// maxState is how much of it a header carries.
+const maxState = 4000
+
+func progressOf(prev feed.Content) (p progress) {
+	if prev != nil {
+		_ = json.Unmarshal([]byte(prev.Header().State), &p) // a snapshot of drops has another state: from the beginning
+	}
+	return p
+}
+
+func (p progress) String() string {
+	b, _ := json.Marshal(p)
+	if len(b) > maxState {
+		p.Products, p.Classes = nil, nil
+		b, _ = json.Marshal(p)
+	}
+	return string(b)
+}
+
+// mirror is one fetch from a server.
+type mirror struct {
+	*fetch
+	f    *updates
+	srv  *peerServer
+	was  progress
+	now  progress
+	held map[identity]string // revision → batch of the last snapshot
+	docs map[identity]*document
+	news []original
+	urls map[[20]byte]string
+	made map[string]*scan // new batches, by path
+}
+
+// fromServer adds what the upstream server has.
+func (f *updates) fromServer(ctx context.Context, up feed.Upstream, r *fetch) (*progress, error) {
+	m := &mirror{fetch: r, f: f, was: progressOf(r.prev), held: map[identity]string{}, docs: map[identity]*document{}, urls: map[[20]byte]string{}, made: map[string]*scan{},
+		srv: &peerServer{up: up, base: f.conf.Upstream}}
+	if strings.EqualFold(f.conf.Upstream, microsoftServer) {
+		m.srv.roots = verifier.MicrosoftRoot2011()
+	}
+	m.now.Server = f.choice()
+	if m.was.Server != m.now.Server {
+		m.was = progress{}
+	}
+	err := m.run(ctx)
+	if errors.Is(err, errServerChanged) && m.was.Config != "" { // its numbers and anchors are worth nothing now
+		m.was = progress{}
+		m.news, m.docs, m.held = nil, map[identity]*document{}, map[identity]string{}
+		err = m.run(ctx)
+	}
+	if errors.Is(err, errServerChanged) {
+		err = fmt.Errorf("%w: %w", err, feed.ErrTransient)
+	}
+	return &m.now, err
+}
+
+func (m *mirror) run(ctx context.Context) error {
+	if err := m.srv.authorise(ctx, m.f.conf.Account, "00000000-0000-0000-0000-000000000000"); err != nil {
+		return err
+	}
+	config, anchor, err := m.srv.list(ctx, filter{anchor: m.was.Config, delta: true})
+	if err != nil {
+		return err
+	}
+	m.now.Config = anchor
+	if m.was.Updates != "" && len(config) == 0 && len(m.was.Products) > 0 {
+		// Nothing new among the categories: what was resolved holds.
+		quiet, err := m.quiet(ctx)
+		if err != nil || quiet {
+			return err
+		}
+	}
+	if err := m.remember(ctx); err != nil {
+		return err
+	}
+	if err := m.bring(ctx, config); err != nil {
+		return err
+	}
+	products, classes, err := m.resolve()
+	if err != nil {
+		return err
+	}
+	m.now.Products, m.now.Classes = spelled(products), spelled(classes)
+	f := filter{anchor: m.was.Updates, products: products, classifications: classes, delta: slices.Equal(m.now.Products, m.was.Products) && slices.Equal(m.now.Classes, m.was.Classes)}
+	list, anchor, err := m.srv.list(ctx, f)
+	if err != nil {
+		return err
+	}
+	m.now.Updates = anchor
+	if err := m.bring(ctx, list); err != nil {
+		return err
+	}
+	if err := m.complete(ctx); err != nil {
+		return err
+	}
+	return m.store(ctx)
+}
+
+// quiet asks for updates with what the last fetch resolved; with none new, the
+// last snapshot's files stand.
+func (m *mirror) quiet(ctx context.Context) (bool, error) {
+	products, err := guids(m.was.Products)
+	if err != nil {
+		return false, nil
+	}
+	classes, err := guids(m.was.Classes)
+	if err != nil {
+		return false, nil
+	}
+	list, anchor, err := m.srv.list(ctx, filter{anchor: m.was.Updates, products: products, classifications: classes, delta: true})
+	if err != nil || len(list) > 0 {
+		return false, err
+	}
+	m.now.Updates, m.now.Products, m.now.Classes = anchor, m.was.Products, m.was.Classes
+	for a, err := range m.prev.Artifacts() {
+		if err != nil {
+			return false, err
+		}
+		if isBatch(a) || a.Class != feed.Metadata && a.Group == a.Path {
+			m.found[a.Path] = a
+		}
+	}
+	return true, nil
+}
+
+func guids(list []string) ([]guid, error) {
+	var out []guid
+	for _, s := range list {
+		g, err := parseGUID(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+func spelled(list []guid) (out []string) {
+	for _, g := range list {
+		out = append(out, g.String())
+	}
+	return out
+}
+
+// remember reads the documents of the last snapshot.
+func (m *mirror) remember(ctx context.Context) error {
+	if m.prev == nil {
+		return nil
+	}
+	for a, err := range m.prev.Artifacts() {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		if !isBatch(a) {
+			continue
+		}
+		f, err := m.prev.Open(a.Path)
+		if err != nil {
+			return fmt.Errorf("%s: %w: %w", a.Path, err, feed.ErrDamaged)
+		}
+		err = eachOriginal(f, func(o original) error {
+			d, err := parseDocument(o.body)
+			if err == nil {
+				m.note(d)
+				m.held[o.identity] = a.Path
+			}
+			return err
+		})
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.Path, err)
+		}
+	}
+	return nil
+}
+
+// note keeps what later steps ask of a document, not its rules.
+func (m *mirror) note(d *document) {
+	for i := range d.Pieces {
+		if p := &d.Pieces[i]; p.part != localized || d.Type != "Category" {
+			p.body = nil
+		}
+	}
+	m.docs[d.identity] = d
+}
+
+// bring asks for the documents of revisions that are not held yet.
+func (m *mirror) bring(ctx context.Context, ids []identity) error {
+	var lack []identity
+	for _, id := range ids {
+		if m.docs[id] == nil && !slices.Contains(lack[max(0, len(lack)-8):], id) {
+			lack = append(lack, id)
+		}
+	}
+	for part := range slices.Chunk(lack, m.srv.most) {
+		list, urls, err := m.srv.data(ctx, part)
+		if err != nil {
+			return err
+		}
+		for _, o := range list {
+			if m.docs[o.identity] != nil {
+				continue
+			}
+			d, err := parseDocument(o.body)
+			if err != nil {
+				return err
+			}
+			m.note(d)
+			m.news = append(m.news, o)
+		}
+		for sum, at := range urls {
+			m.urls[sum] = at
+		}
+	}
+	return nil
+}
+
+// resolve finds the ids of the products and classifications that are named by
+// their titles (in Japanese or English) or by id.
+func (m *mirror) resolve() (products, classes []guid, err error) {
+	titles := map[bool]map[string][]guid{true: {}, false: {}} // of classifications, of products
+	for id, d := range m.docs {
+		if d.Type != "Category" {
+			continue
+		}
+		class := d.CategoryType == "UpdateClassification"
+		for _, l := range []string{"ja", "en"} {
+			t := strings.ToLower(d.title(l))
+			if t != "" && !slices.Contains(titles[class][t], id.Update) {
+				titles[class][t] = append(titles[class][t], id.Update)
+			}
+		}
+	}
+	find := func(names []string, class bool) (out []guid) {
+		for _, n := range names {
+			if g, gerr := parseGUID(strings.ToLower(n)); gerr == nil {
+				out = append(out, g)
+				continue
+			}
+			found := titles[class][strings.ToLower(strings.TrimSpace(n))]
+			if len(found) == 0 {
+				err = errors.Join(err, fmt.Errorf("the upstream server has no product or classification %q: %w", n, feed.ErrConfig))
+			}
+			out = append(out, found...)
+		}
+		slices.SortFunc(out, func(a, b guid) int { return bytes.Compare(a[:], b[:]) })
+		return slices.Compact(out)
+	}
+	products, classes = find(m.f.conf.Products, false), find(m.f.conf.Classifications, true)
+	return products, classes, err
+}
+
+// maxRounds bounds how deep updates build on others.
+const maxRounds = 16
+
+// complete brings what the updates build on: members of bundles by revision,
+// prerequisites in their newest revision.
+func (m *mirror) complete(ctx context.Context) error {
+	for range maxRounds {
+		var members []identity
+		var ids []guid
+		have := map[guid]bool{}
+		for id := range m.docs {
+			have[id.Update] = true
+		}
+		for _, d := range m.docs {
+			for _, id := range slices.Concat(d.Bundles...) {
+				if m.docs[id] == nil {
+					members = append(members, id)
+				}
+			}
+			for _, g := range slices.Concat(d.Prereqs...) {
+				if !have[g] {
+					have[g] = true
+					ids = append(ids, g)
+				}
+			}
+		}
+		if len(members) == 0 && len(ids) == 0 {
+			return nil
+		}
+		before := len(m.docs)
+		for part := range slices.Chunk(ids, batchUpdates) {
+			list, err := m.srv.related(ctx, part)
+			if err != nil {
+				return err
+			}
+			members = append(members, newest(list)...)
+		}
+		slices.SortFunc(members, compareIdentity)
+		if err := m.bring(ctx, slices.Compact(members)); err != nil {
+			return err
+		}
+		if len(m.docs) == before { // a clause of alternatives may name what nobody has
+			return nil
+		}
+	}
+	return upstream("updates that build on others more than %d deep", maxRounds)
+}
+
+func compareIdentity(a, b identity) int {
+	if c := bytes.Compare(a.Update[:], b.Update[:]); c != 0 {
+		return c
+	}
+	return int(a.Number) - int(b.Number)
+}
+
+// newest keeps the highest revision of each update.
+func newest(list []identity) []identity {
+	best := map[guid]int32{}
+	for _, id := range list {
+		if n, ok := best[id.Update]; !ok || id.Number > n {
+			best[id.Update] = id.Number
+		}
+	}
+	var out []identity
+	for g, n := range best {
+		out = append(out, identity{g, n})
+	}
+	return out
+}
+
+// store keeps the documents that count and loads the files of those worth
+// installing.
+func (m *mirror) store(ctx context.Context) error {
+	live := m.live()
+	for path := range m.batchesWith(live) {
+		a, _ := m.prev.Lookup(path)
+		m.found[path] = a
+	}
+	var fresh []original
+	for _, o := range m.news {
+		if live[o.identity] {
+			fresh = append(fresh, o)
+		}
+	}
+	packed, err := m.batches(fresh)
+	if err != nil {
+		return err
+	}
+	for _, b := range packed {
+		s, err := readBatch(bytes.NewReader(b), int64(len(b)), nil)
+		if err != nil {
+			return err
+		}
+		blob, err := m.dst.Put(ctx, m.f.conf.Upstream+pathServerSync, bytes.NewReader(b))
+		if err != nil {
+			return err
+		}
+		a := batchArtifact(blob.Digest(), s.created)
+		m.found[a.Path], m.made[a.Path] = a, s
+		m.taken++
+	}
+	for _, o := range fresh {
+		m.ids.add(o.identity)
+	}
+	return m.files(ctx, live)
+}
+
+// batches packs documents. Members of a bundle go before it and into the same
+// batch where they fit: a file's class comes from the bundle.
+func (m *mirror) batches(list []original) ([][]byte, error) {
+	bodies := map[identity][]byte{}
+	for _, o := range list {
+		bodies[o.identity] = o.body
+	}
+	var packed [][]byte
+	var open []original
+	flush := func() error {
+		if len(open) == 0 {
+			return nil
+		}
+		b, err := encodeBatch(open)
+		packed, open = append(packed, b), nil
+		return err
+	}
+	for _, o := range list {
+		group := m.family(o.identity, bodies, nil)
+		if len(open) > 0 && len(open)+len(group) > batchUpdates {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+		for _, id := range group {
+			if len(open) == batchUpdates {
+				if err := flush(); err != nil {
+					return nil, err
+				}
+			}
+			open = append(open, original{id, bodies[id]})
+			delete(bodies, id)
+		}
+	}
+	return packed, flush()
+}
+
+// family is a revision behind the members of its bundles that still wait.
+func (m *mirror) family(id identity, waiting map[identity][]byte, out []identity) []identity {
+	if waiting[id] == nil || slices.Contains(out, id) || len(out) > maxClauses {
+		return out
+	}
+	for _, member := range slices.Concat(m.docs[id].Bundles...) {
+		if member != id {
+			out = m.family(member, waiting, out)
+		}
+	}
+	return append(out, id)
+}
+
+// batch reads one of the batches found.
+func (m *mirror) batch(path string) (*scan, error) {
+	if s, ok := m.made[path]; ok {
+		return s, nil
+	}
+	return openSource(m.prev, m.found[path])
+}
+
+func sortedBatches(found map[string]feed.Artifact) []string {
+	var out []string
+	for p, a := range found {
+		if isBatch(a) {
+			out = append(out, p)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// live are the newest revisions, and the members of their bundles.
+func (m *mirror) live() map[identity]bool {
+	var all []identity
+	for id := range m.docs {
+		all = append(all, id)
+	}
+	live := map[identity]bool{}
+	for todo := newest(all); len(todo) > 0; {
+		id := todo[0]
+		todo = todo[1:]
+		if live[id] || m.docs[id] == nil {
+			continue
+		}
+		live[id] = true
+		todo = append(todo, slices.Concat(m.docs[id].Bundles...)...)
+	}
+	return live
+}
+
+// batchesWith are the batches of the last snapshot that still hold something.
+func (m *mirror) batchesWith(live map[identity]bool) map[string]bool {
+	out := map[string]bool{}
+	for id, path := range m.held {
+		if live[id] {
+			out[path] = true
+		}
+	}
+	return out
+}
+
+// choice identifies the server and what is wanted of it.
+func (f *updates) choice() string {
+	h := feed.DigestOf([]byte(strings.Join([]string{f.conf.Upstream, strings.Join(f.conf.Products, "\x00"), strings.Join(f.conf.Classifications, "\x00"), fmt.Sprint(f.conf.Superseded)}, "\x01")))
+	return h.Hex()[:16]
+}
+
+// Reaches implements feed.Reacher.
+func (f *updates) Reaches() []string {
+	if f.conf.Upstream == "" {
+		return nil
+	}
+	out := []string{f.conf.Upstream}
+	u, err := url.Parse(f.conf.Upstream)
+	if err == nil && u.Port() != "8530" && u.Port() != "" {
+		// A WSUS on 8531 hands out files on 8530 (MS-WSUSSS 3.2.4.4).
+		out = append(out, "http://"+u.Hostname()+":8530")
+	}
+	return append(out, contentHosts[:]...)
+}

@@ -1,0 +1,624 @@
+package wsus
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashike/hashike/internal/feed"
+)
+
+// The upstream server's side of MS-WSUSSS (rev. 17): an existing WSUS takes its
+// metadata and content from here. It keeps its own approvals (autonomous mode).
+// Revisions that came as documents are offered; those of a drop's scan are in
+// pieces, and no server could use them.
+
+const (
+	pathServerLower = "/serversyncwebservice/serversyncwebservice.asmx"
+	pathDssLower    = "/dssauthwebservice/dssauthwebservice.asmx"
+	serverPlugIn    = "DssTargeting"
+	maxFilter       = 2000 // categories and classifications
+)
+
+var dssOperations = map[string]operation{"GetAuthorizationCookie": (*server).dssAuthorizationCookie}
+
+var serverOperations = map[string]operation{
+	"GetAuthConfig": (*server).getAuthConfig, "GetCookie": (*server).getServerCookie, "GetConfigData": (*server).getConfigData,
+	"GetRevisionIdList": (*server).getRevisionIDList, "GetUpdateData": (*server).getUpdateData,
+	"GetUpdateDecryptionData": (*server).getUpdateDecryptionData, "DownloadFiles": (*server).downloadFiles,
+	"GetDeployments": (*server).getDeployments, "GetRelatedRevisionsForUpdates": (*server).getRelated,
+}
+
+func (s *server) getAuthConfig(c *call) error {
+	if err := c.walk(ignore); err != nil {
+		return err
+	}
+	root := ""
+	if s.Base != nil {
+		root = strings.TrimPrefix(s.Base.Path, "/")
+	}
+	c.begin("GetAuthConfigResult")
+	c.put("LastChange", stamp(lastChange))
+	c.begin("AuthInfo", "AuthPlugInInfo")
+	c.put("PlugInID", serverPlugIn)
+	c.put("ServiceUrl", root+strings.TrimPrefix(pathDssAuth, "/"))
+	c.put("Parameter", "")
+	c.end(3)
+	return nil
+}
+
+func (s *server) dssAuthorizationCookie(c *call) error {
+	k := cookie{use: cookieServerAuth, expires: s.conf.now().Add(cookieLife), epoch: s.epoch}
+	err := c.walk(func(path, text string) error {
+		into, ok := map[string]*string{"accountGuid": &k.client, "accountName": &k.name}[path]
+		if !ok {
+			return nil
+		}
+		if len(text) > maxText {
+			return invalid(path)
+		}
+		*into = strings.TrimSpace(text)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := parseGUID(k.client); err != nil {
+		return invalid("accountGuid")
+	}
+	c.begin("GetAuthorizationCookieResult")
+	c.put("PlugInId", serverPlugIn)
+	c.put("CookieData", base64.StdEncoding.EncodeToString(s.seal.seal(k)))
+	c.end(1)
+	return nil
+}
+
+func (s *server) getServerCookie(c *call) error {
+	var auth []byte
+	err := c.walk(func(path, text string) (err error) {
+		if path == "authCookies/AuthorizationCookie/CookieData" {
+			if auth, err = base64.StdEncoding.DecodeString(strings.TrimSpace(text)); err != nil {
+				return &fault{"InvalidAuthorizationCookie", "InvalidAuthorizationCookie"}
+			}
+		}
+		if path == "protocolVersion" && !strings.HasPrefix(strings.TrimSpace(text), "1.") {
+			return &fault{"IncompatibleProtocolVersion", "IncompatibleProtocolVersion"}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	k, err := s.seal.open(auth)
+	if err != nil || k.use != cookieServerAuth || s.conf.now().After(k.expires) {
+		return &fault{"InvalidAuthorizationCookie", "InvalidAuthorizationCookie"}
+	}
+	k.use, k.expires = cookieServer, s.conf.now().Add(cookieLife)
+	s.putCookie(&c.answer, "GetCookieResult", k)
+	return nil
+}
+
+// downstream checks the cookie of a call and finds what this server may see.
+func (s *server) downstream(c *call, f cookieFields) (cookie, *ringView, error) {
+	k, err := s.seal.open(f.sealed)
+	switch {
+	case err != nil || k.use != cookieServer:
+		return k, nil, &fault{"InvalidCookie", "InvalidCookie"}
+	case k.epoch != s.epoch:
+		return k, nil, &fault{"ServerChanged", "ServerChanged"}
+	case s.conf.now().After(k.expires):
+		return k, nil, &fault{"CookieExpired", "CookieExpired"}
+	}
+	v, ok := s.rings[s.Ring(c.http)]
+	if !ok {
+		return k, nil, &fault{"ServerBusy", "nothing published yet"}
+	}
+	return k, v, nil
+}
+
+// anchor is counter and time; the counter is the snapshot's serial.
+func (v *ringView) anchor() string {
+	return strconv.FormatUint(v.Serial, 10) + "," + v.view.Header().Taken.UTC().Format("2006-01-02 15:04:05.000")
+}
+
+// parseAnchor reads one of ours: 0 if it is empty.
+func parseAnchor(text string) (uint64, error) {
+	if text = strings.TrimSpace(text); text == "" {
+		return 0, nil
+	}
+	n, _, ok := strings.Cut(text, ",")
+	serial, err := strconv.ParseUint(n, 10, 64)
+	if !ok || err != nil || len(text) > maxAnchor {
+		return 0, errors.New("anchor")
+	}
+	return serial, nil
+}
+
+// languages are told as a WSUS tells them; texts are never filtered by them.
+var languages = [...]struct {
+	id          int32
+	short, long string
+}{{0, "all", "all"}, {1033, "en", "English"}, {1041, "ja", "Japanese"}}
+
+func (s *server) getConfigData(c *call) error {
+	var f cookieFields
+	anchor := ""
+	err := c.walk(func(path, text string) error {
+		switch {
+		case strings.HasPrefix(path, "cookie/"):
+			return f.take(path, text)
+		case path == "configAnchor":
+			anchor = text
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	_, v, err := s.downstream(c, f)
+	if err != nil {
+		return err
+	}
+	if _, err := parseAnchor(anchor); err != nil {
+		return invalid("configAnchor")
+	}
+	// The order of the real server, not that of the WSDL (microsoft.md 2.1).
+	c.begin("GetConfigDataResult")
+	c.flag("CatalogOnlySync", false)
+	c.flag("LazySync", false)
+	c.flag("ServerHostsPsfFiles", false)
+	c.int("MaxNumberOfUpdatesPerRequest", batchUpdates)
+	c.int("MaxNumberOfDriverSetsPerRequest", 0)
+	c.int("MaxNumberOfComputerIdsInRequest", 0)
+	c.int("MaxNumberOfPnpHardwareIdsInRequest", 0)
+	c.put("NewConfigAnchor", v.anchor())
+	c.put("ProtocolVersion", syncProtocol)
+	c.begin("LanguageUpdateList")
+	for _, l := range languages {
+		c.begin("ServerSyncLanguageData")
+		c.int("LanguageID", l.id)
+		c.put("ShortLanguage", l.short)
+		c.put("LongLanguage", l.long)
+		c.flag("Enabled", true)
+		c.end(1)
+	}
+	c.end(1)
+	c.int("MaxUpdatesPerRequestInGetUpdateDecryptionData", batchUpdates)
+	c.end(1)
+	return nil
+}
+
+// idAndDelta is one category of a filter: with delta, only what is newer than
+// the anchor; without, all of it again.
+type idAndDelta struct {
+	id    guid
+	delta bool
+}
+
+// serverFilter is a decoded filter.
+type serverFilter struct {
+	cookie                      cookieFields
+	anchor                      string
+	config                      bool
+	categories, classifications []idAndDelta
+}
+
+func (f *serverFilter) take(path, text string) (err error) {
+	list := &f.categories
+	if strings.HasPrefix(path, "filter/Classifications/") {
+		list = &f.classifications
+	}
+	switch {
+	case strings.HasPrefix(path, "cookie/"):
+		return f.cookie.take(path, text)
+	case path == "filter/Anchor":
+		f.anchor = text
+	case path == "filter/GetConfig":
+		f.config = boolean(text)
+	case strings.HasSuffix(path, "/IdAndDelta/Id"):
+		g, err := parseGUID(strings.TrimSpace(text))
+		if err != nil || len(*list) >= maxFilter {
+			return invalid("filter")
+		}
+		*list = append(*list, idAndDelta{id: g})
+	case strings.HasSuffix(path, "/IdAndDelta/Delta") && len(*list) > 0:
+		(*list)[len(*list)-1].delta = boolean(text)
+	}
+	return nil
+}
+
+func boolean(text string) bool { t := strings.TrimSpace(text); return t == "true" || t == "1" }
+
+func (s *server) getRevisionIDList(c *call) error {
+	var f serverFilter
+	if err := c.walk(f.take); err != nil {
+		return err
+	}
+	_, v, err := s.downstream(c, f.cookie)
+	if err != nil {
+		return err
+	}
+	since, err := parseAnchor(f.anchor)
+	if err != nil {
+		return invalid("filter")
+	}
+	var list []int
+	if f.config {
+		list = v.configRevisions(since)
+	} else {
+		list = v.updateRevisions(since, f.categories, f.classifications)
+	}
+	c.begin("GetRevisionIdListResult")
+	c.put("Anchor", v.anchor())
+	c.begin("NewRevisions")
+	for _, i := range list {
+		c.identity(v.identityOf(i))
+	}
+	c.end(2)
+	return nil
+}
+
+func (a *answer) identity(id identity) {
+	a.begin("UpdateIdentity")
+	a.put("UpdateID", id.Update.String())
+	a.int("RevisionNumber", id.Number)
+	a.end(1)
+}
+
+func (v *ringView) identityOf(i int) identity {
+	r := &v.Revisions[i]
+	return identity{v.Updates[r.Update], r.Number}
+}
+
+// documented finds the batch that holds a revision's document.
+func (v *ringView) documented(i int) (string, bool) {
+	for _, n := range v.Revisions[i].Sources {
+		if p := v.Sources[n]; strings.HasPrefix(p, batchPrefix) && v.here(p) {
+			return p, true
+		}
+	}
+	return "", false
+}
+
+// configRevisions are categories, classifications and detectoids.
+func (v *ringView) configRevisions(since uint64) []int {
+	var out []int
+	for i, r := range v.Revisions {
+		if (r.Type == 'C' || r.Type == 'T') && r.Born > since && v.latest[r.Update] == i {
+			if _, ok := v.documented(i); ok {
+				out = append(out, i)
+			}
+		}
+	}
+	return v.ordered(out)
+}
+
+// updateRevisions are the updates of one of the categories and one of the
+// classifications. Both lists must name something.
+func (v *ringView) updateRevisions(since uint64, categories, classifications []idAndDelta) []int {
+	byCategory, byClass := v.set(categories), v.set(classifications)
+	var out []int
+	for i, r := range v.Revisions {
+		if r.Type != 'S' && r.Type != 'D' || v.latest[r.Update] != i {
+			continue
+		}
+		a, b := among(r.Prereqs, byCategory), among(r.Prereqs, byClass)
+		if a == nil || b == nil || r.Born <= since && a.delta && b.delta {
+			continue
+		}
+		if _, ok := v.documented(i); ok {
+			out = append(out, i)
+		}
+	}
+	return v.ordered(out)
+}
+
+func (v *ringView) set(list []idAndDelta) map[int32]*idAndDelta {
+	out := map[int32]*idAndDelta{}
+	for i := range list {
+		if n, ok := v.numbers[list[i].id]; ok {
+			out[n] = &list[i]
+		}
+	}
+	return out
+}
+
+func among(prereqs [][]int32, set map[int32]*idAndDelta) *idAndDelta {
+	for _, clause := range prereqs {
+		for _, n := range clause {
+			if x, ok := set[n]; ok {
+				return x
+			}
+		}
+	}
+	return nil
+}
+
+// ordered puts what others need before them, as a downstream server imports in
+// the order received: members of bundles, and updates that updates build on.
+func (v *ringView) ordered(list []int) []int {
+	var out []int
+	state := map[int]bool{}
+	var visit func(i, depth int)
+	visit = func(i, depth int) {
+		if state[i] || depth > maxRounds {
+			return
+		}
+		state[i] = true
+		r := &v.Revisions[i]
+		for _, b := range slices.Concat(r.Bundles...) {
+			if n, ok := v.exact[b]; ok {
+				visit(n, depth+1)
+			}
+		}
+		for _, g := range slices.Concat(r.Prereqs...) {
+			if n, ok := v.latest[g]; ok && (v.Revisions[n].Type == r.Type || r.Type == 'S' && v.Revisions[n].Type == 'D') {
+				visit(n, depth+1)
+			}
+		}
+		if _, ok := v.documented(i); ok {
+			out = append(out, i)
+		}
+	}
+	for _, i := range list {
+		visit(i, 0)
+	}
+	return out
+}
+
+// identities decodes lists of UpdateIdentity.
+type identities struct {
+	cookie cookieFields
+	list   []identity
+	at     identity
+}
+
+func (f *identities) take(path, text string) error {
+	switch {
+	case strings.HasPrefix(path, "cookie/"):
+		return f.cookie.take(path, text)
+	case strings.HasSuffix(path, "UpdateIdentity/UpdateID"):
+		g, err := parseGUID(strings.TrimSpace(text))
+		if err != nil {
+			return invalid("updateIds")
+		}
+		f.at.Update = g
+	case strings.HasSuffix(path, "UpdateIdentity/RevisionNumber"):
+		n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 32)
+		if err != nil || len(f.list) >= batchUpdates {
+			return invalid("updateIds")
+		}
+		f.at.Number = int32(n)
+		f.list = append(f.list, f.at)
+	}
+	return nil
+}
+
+func (s *server) getUpdateData(c *call) error {
+	var f identities
+	if err := c.walk(f.take); err != nil {
+		return err
+	}
+	_, v, err := s.downstream(c, f.cookie)
+	if err != nil {
+		return err
+	}
+	docs, err := v.documents(f.list)
+	if err != nil {
+		return err
+	}
+	type place struct {
+		sum  string
+		path string
+	}
+	var places []place
+	c.begin("GetUpdateDataResult", "updates")
+	for _, id := range f.list {
+		n := v.numbers[id.Update]
+		c.begin("ServerSyncUpdateData", "Id")
+		c.put("UpdateID", id.Update.String())
+		c.int("RevisionNumber", id.Number)
+		c.end(1)
+		c.put("XmlUpdateBlob", string(docs[id]))
+		r := v.Revisions[v.exact[bundled{n, id.Number}]]
+		c.begin("FileDigestList")
+		for _, k := range r.Files {
+			p := place{base64.StdEncoding.EncodeToString(v.Files[k].SHA1[:]), v.Files[k].Path}
+			c.put("base64Binary", p.sum)
+			if v.here(p.path) && !slices.Contains(places, p) {
+				places = append(places, p)
+			}
+		}
+		c.end(2)
+	}
+	c.end(1)
+	c.begin("fileUrls")
+	root := contentRoot(c.http)
+	for _, p := range places {
+		c.begin("ServerSyncUrlData")
+		c.put("FileDigest", p.sum)
+		c.put("MUUrl", root+"/"+p.path)
+		c.end(1)
+	}
+	c.end(2)
+	return nil
+}
+
+// contentRoot is how this request reached us.
+func contentRoot(r *http.Request) string {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + r.Host
+}
+
+// documents reads the documents of revisions. One that is unknown fails all, as
+// a real server's does.
+func (v *ringView) documents(list []identity) (map[identity][]byte, error) {
+	byBatch := map[string][]identity{}
+	for _, id := range list {
+		n, known := v.numbers[id.Update]
+		i, ok := v.exact[bundled{n, id.Number}]
+		if !known || !ok {
+			return nil, &fault{"InternalServerError", "unknown revision"}
+		}
+		p, ok := v.documented(i)
+		if !ok {
+			return nil, &fault{"InternalServerError", "unknown revision"}
+		}
+		byBatch[p] = append(byBatch[p], id)
+	}
+	out := map[identity][]byte{}
+	for p, ids := range byBatch {
+		f, err := v.view.Open(p)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w: %w", p, err, feed.ErrDamaged)
+		}
+		err = eachOriginal(f.(io.Reader), func(o original) error {
+			if slices.Contains(ids, o.identity) {
+				out[o.identity] = o.body
+			}
+			return nil
+		})
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// getUpdateDecryptionData: nothing here is encrypted.
+func (s *server) getUpdateDecryptionData(c *call) error {
+	var f identities
+	if err := c.walk(f.take); err != nil {
+		return err
+	}
+	if _, _, err := s.downstream(c, f.cookie); err != nil {
+		return err
+	}
+	c.begin("GetUpdateDecryptionDataResult", "UpdateFileDecryptionData")
+	c.end(2)
+	return nil
+}
+
+// downloadFiles asks an upstream to have files ready: all that are offered are.
+func (s *server) downloadFiles(c *call) error {
+	var f cookieFields
+	var sums [][]byte
+	err := c.walk(func(path, text string) error {
+		if strings.HasPrefix(path, "cookie/") {
+			return f.take(path, text)
+		}
+		if path != "fileDigestList/base64Binary" {
+			return nil
+		}
+		b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
+		if err != nil || len(b) != 20 || len(sums) >= batchUpdates {
+			return invalid("fileDigestList")
+		}
+		sums = append(sums, b)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	_, v, err := s.downstream(c, f)
+	if err != nil {
+		return err
+	}
+	for _, b := range sums {
+		if !slices.ContainsFunc(v.Files, func(p payloadFile) bool { return string(p.SHA1[:]) == string(b) && v.here(p.Path) }) {
+			return &fault{"FileDigestsMissing", strings.ToUpper(hex.EncodeToString(b))}
+		}
+	}
+	return nil
+}
+
+// Groups that every WSUS has (MS-WSUSSS 2.2.4).
+const (
+	groupAll        = "a0a08746-4dbe-4a37-9adf-9e7652c0b421"
+	groupUnassigned = "b73ca6ed-5727-47f3-84de-015e03f6a88a"
+	noGUID          = "00000000-0000-0000-0000-000000000000"
+)
+
+// getDeployments: a server decides for itself what it approves, so there are
+// the built-in groups and no deployment.
+func (s *server) getDeployments(c *call) error {
+	var f cookieFields
+	err := c.walk(func(path, text string) error {
+		if strings.HasPrefix(path, "cookie/") {
+			return f.take(path, text)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	_, v, err := s.downstream(c, f)
+	if err != nil {
+		return err
+	}
+	c.begin("GetDeploymentsResult")
+	c.put("Anchor", v.anchor())
+	c.begin("Groups")
+	for _, g := range [][3]string{{groupAll, noGUID, "All Computers"}, {groupUnassigned, groupAll, "Unassigned Computers"}} {
+		c.begin("ServerSyncTargetGroup")
+		c.put("TargetGroupID", g[0])
+		c.put("ParentGroupId", g[1])
+		c.put("Name", g[2])
+		c.flag("IsBuiltin", true)
+		c.end(1)
+	}
+	c.end(1)
+	for _, empty := range []string{"Deployments", "DeadDeployments", "HiddenUpdates", "AcceptedEulas"} {
+		c.begin(empty)
+		c.end(1)
+	}
+	c.end(1)
+	return nil
+}
+
+func (s *server) getRelated(c *call) error {
+	var f cookieFields
+	var list []guid
+	err := c.walk(func(path, text string) error {
+		if strings.HasPrefix(path, "cookie/") {
+			return f.take(path, text)
+		}
+		if path != "updateIDs/guid" {
+			return nil
+		}
+		g, err := parseGUID(strings.TrimSpace(text))
+		if err != nil || len(list) >= maxFilter {
+			return invalid("updateIDs")
+		}
+		list = append(list, g)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	_, v, err := s.downstream(c, f)
+	if err != nil {
+		return err
+	}
+	c.begin("GetRelatedRevisionsForUpdatesResult")
+	for _, g := range list {
+		n, known := v.numbers[g]
+		if i, ok := v.latest[n]; known && ok {
+			if _, ok := v.documented(i); ok {
+				c.identity(v.identityOf(i))
+			}
+		}
+	}
+	c.end(1)
+	return nil
+}
