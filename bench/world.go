@@ -24,7 +24,7 @@ type world struct {
 // trust order, as any vendor's whose key this build does not pin.
 func newWorld(l *lab, dir string, v vendor) (*world, error) {
 	w := &world{l, dir, v}
-	sheet, err := w.run("outside", "", "init", "--side", "outside", "--name", "bench")
+	sheet, err := w.run("outside", "", "init", "--side", "outside", "--name", "bench", "--keys-to", w.path("envelopes"))
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (w *world) steps() []step {
 	return []step{
 		{"outside", []string{"fetch", "--now"}},
 		{"outside", []string{"pack", "--to", w.path("media"), "--full"}},
-		{"inside", []string{"import", w.path("media")}},
+		{"inside", []string{"import", w.path("media"), "--approved-by", "bench"}},
 		{"inside", []string{"publish", "--now"}},
 	}
 }

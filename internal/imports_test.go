@@ -25,6 +25,7 @@ func arrows() map[string][]string {
 		"internal/i18n":     {"internal/feed"},
 		"internal/fec":      {},
 		"internal/state":    {"internal/feed", "internal/durable"},
+		"internal/people":   {"internal/feed", "internal/state"},
 		"internal/cas":      {"internal/feed", "internal/durable"},
 		"internal/config":   {"internal/feed", "internal/i18n"},
 		"internal/diode":    {"internal/fec", "internal/durable"},
@@ -35,7 +36,7 @@ func arrows() map[string][]string {
 		"fetcher":           {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"packager":          {"internal/feed", "internal/cas", "internal/state", "internal/durable", "internal/fec"},
 		"packager/registry": {"internal/feed", "internal/durable", "packager", "internal/cas", "internal/state"},
-		"mirror":            {"packager", "verifier", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
+		"mirror":            {"packager", "verifier", "internal/people", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"mirror/web":        {"mirror", "internal/feed", "internal/i18n"},
 	}
 }

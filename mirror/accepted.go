@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 )
 
@@ -22,6 +23,8 @@ type Accepted struct {
 	Bundle   uint64            `json:"bundle,omitempty"`
 	Late     bool              `json:"late,omitempty"`    // came in an expired set: a person must publish it
 	LateFor  string            `json:"latefor,omitempty"` // the reason that person gave
+	// Unapproved keeps it from every ring until somebody approves its bundle, or a later one that states it.
+	Unapproved bool `json:"unapproved,omitempty"`
 }
 
 // Hold keeps a feed's rings where they are until a person publishes.
@@ -68,10 +71,39 @@ func confirm(tx state.Tx, name string, serial uint64) error {
 	return tx.Put(acceptedBucket, serialKey(name, serial), a)
 }
 
+// Approve lets snapshots be published that waited for an approver. Those it
+// does not know, or that did not wait, are left alone.
+func Approve(tx state.Tx, snapshots []people.Snapshot) error {
+	for _, s := range snapshots {
+		f, err := tx.Feed(s.Feed)
+		if err != nil {
+			return err
+		}
+		if f.Serial == s.Serial && f.Unapproved {
+			f.Unapproved = false
+			if err := tx.PutFeed(s.Feed, f); err != nil {
+				return err
+			}
+		}
+		var a Accepted
+		ok, err := tx.Get(acceptedBucket, serialKey(s.Feed, s.Serial), &a)
+		if err != nil {
+			return err
+		}
+		if ok && a.Unapproved {
+			a.Unapproved = false
+			if err := tx.Put(acceptedBucket, serialKey(s.Feed, s.Serial), a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func accepted(f state.FeedState, late bool) Accepted {
 	return Accepted{
 		Kind: f.Kind, Serial: f.Serial, ID: f.ID, Taken: f.Taken, Accepted: f.Accepted,
-		Withheld: f.Withheld, Weakest: f.Weakest, Bundle: f.Bundle, Late: late,
+		Withheld: f.Withheld, Weakest: f.Weakest, Bundle: f.Bundle, Late: late, Unapproved: f.Unapproved,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashike/hashike/internal/cas"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
 )
@@ -31,11 +32,24 @@ type ImportOptions struct {
 	Feeds map[string]feed.Setup // the inside's own [feed.x] blocks
 	// Verify proves a snapshot from the store, as the outside did. prev is
 	// what was accepted before.
-	Verify   func(ctx context.Context, s feed.Setup, c feed.Content, prev state.FeedState) (Verdict, error)
+	Verify func(ctx context.Context, s feed.Setup, c feed.Content, prev state.FeedState) (Verdict, error)
+	// Admit may refuse the bundle before anything of it is stored, and says
+	// which feeds of the desired state are approved: the others are imported and
+	// wait. nil admits and approves everything.
+	Admit    func(Admission) (approved func(feedName string) bool, err error)
 	Clock    func() time.Time
 	Who      string // for the audit log
 	Log      *slog.Logger
 	Progress func(packager.Progress) // may be nil
+}
+
+// Admission is what an approver must know of a bundle before it is imported.
+type Admission struct {
+	packager.Info
+	Bundle  uint64              // whose state is desired: this bundle, or the one accepted before if this is older
+	State   feed.Digest         // that bundle's set
+	Changed []packager.FeedLine // of the desired state: not accepted here yet, or waiting for an approver
+	Desired []packager.FeedLine
 }
 
 // Outcome is how one feed of a bundle fared.
@@ -44,6 +58,7 @@ type Outcome string
 const (
 	FeedAccepted     Outcome = "accepted"
 	FeedUnchanged    Outcome = "unchanged"
+	FeedUnapproved   Outcome = "unapproved"   // accepted, published once an approver is recorded
 	FeedIncomplete   Outcome = "incomplete"   // blobs are missing
 	FeedRefused      Outcome = "refused"      // vendor verification or rollback; the previous state stays
 	FeedUnconfigured Outcome = "unconfigured" // stored, not accepted: no [feed.x] block here
@@ -107,6 +122,10 @@ func (o *ImportOptions) run(ctx context.Context, dirs []string, r *ImportReport)
 	}
 	defer b.Close()
 	r.Info = b.Info()
+	approved, err := o.admit(b, r.Info)
+	if err != nil {
+		return err
+	}
 	r.Absorbed, err = b.Absorb(ctx, o.Store)
 	r.Damaged = b.Damaged()
 	if err != nil {
@@ -115,11 +134,41 @@ func (o *ImportOptions) run(ctx context.Context, dirs []string, r *ImportReport)
 	if err := b.Accept(o.DB, o.Who); err != nil {
 		return err
 	}
-	moved, err := o.feeds(ctx, b, r)
+	moved, err := o.feeds(ctx, b, approved, r)
 	if err == nil && !moved && r.Blobs == 0 && r.Pieces == 0 {
 		err = b.Useless()
 	}
 	return errors.Join(err, damage(r))
+}
+
+// admit asks whoever decides about this bundle.
+func (o *ImportOptions) admit(b *packager.Bundle, info packager.Info) (func(string) bool, error) {
+	if o.Admit == nil {
+		return func(string) bool { return true }, nil
+	}
+	if info.Unapproved { // held as a whole: nobody is asked yet
+		return func(string) bool { return false }, nil
+	}
+	a := Admission{Info: info, Bundle: info.Set.Number, State: info.ID, Desired: b.Desired()}
+	if info.Standing == packager.Older {
+		a.Bundle, a.State = info.Was.Number, info.Was.Set
+	}
+	err := o.DB.View(func(tx state.Tx) error {
+		for _, l := range a.Desired {
+			f, err := tx.Feed(l.Feed)
+			if err != nil {
+				return err
+			}
+			if f.Serial != l.Serial || f.ID != l.Snapshot || f.Unapproved {
+				a.Changed = append(a.Changed, l)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return o.Admit(a)
 }
 
 // damage is the error for a medium that is not what was signed and that parity
@@ -136,22 +185,22 @@ func damage(r *ImportReport) error {
 
 // feeds brings every feed of the desired state as far as it goes; one feed's
 // failure never stops another's.
-func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, r *ImportReport) (moved bool, err error) {
+func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, approved func(string) bool, r *ImportReport) (moved bool, err error) {
 	in := b.Accepted()
 	for _, l := range b.Desired() {
 		if cerr := ctx.Err(); cerr != nil {
 			return moved, errors.Join(err, cerr)
 		}
-		res := o.feed(ctx, l, in)
-		if res.Outcome == FeedIncomplete && len(r.Needed) > 0 {
-			res.Code, res.Problem, res.err = "", "", nil // other volumes are still to come
+		res := o.feed(ctx, l, in, approved(l.Feed))
+		if res.Outcome == FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial) {
+			res.Code, res.Problem, res.err = "", "", nil // other volumes, or other bundles, are still to come
 		}
 		if res.Outcome == FeedUnconfigured { // no error: a bundle for several sites may hold what this one does not use
 			r.Warnings = append(r.Warnings, feed.NewFault(fmt.Errorf("feed %s is unknown here: stored, not published: %w", res.Feed, feed.ErrHeld),
 				"H-640", "feed", res.Feed, "kind", res.Kind))
 		}
 		r.Feeds = append(r.Feeds, res)
-		moved = moved || res.Outcome == FeedAccepted
+		moved = moved || res.Outcome == FeedAccepted || res.Outcome == FeedUnapproved
 		if res.err != nil {
 			o.Log.Warn("feed not accepted", "feed", l.Feed, "serial", l.Serial, "error", res.err)
 			err = errors.Join(err, fmt.Errorf("feed %s: %w", l.Feed, res.err))
@@ -161,7 +210,7 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, r *Import
 }
 
 // feed accepts one feed's snapshot, or says why not.
-func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packager.Accepted) FeedResult {
+func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packager.Accepted, approved bool) FeedResult {
 	res := FeedResult{Feed: l.Feed, Kind: l.Kind, Serial: l.Serial}
 	var prev state.FeedState
 	if res.err = o.DB.View(func(tx state.Tx) (err error) { prev, err = tx.Feed(l.Feed); return err }); res.err != nil {
@@ -190,7 +239,16 @@ func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packag
 		res.Outcome, res.Config = FeedUnconfigured, configBlock(l)
 		return res
 	case prev.Serial == l.Serial && prev.ID == l.Snapshot && prev.Problem == "":
-		res.Outcome, res.err = FeedUnchanged, o.confirm(l, in)
+		res.Outcome = FeedUnchanged
+		if prev.Unapproved && approved {
+			res.Outcome = FeedAccepted
+			res.err = o.DB.Update(func(tx state.Tx) error { return Approve(tx, []people.Snapshot{{Feed: l.Feed, Serial: l.Serial}}) })
+		} else if prev.Unapproved {
+			res.Outcome = FeedUnapproved
+		}
+		if res.err == nil {
+			res.err = o.confirm(l, in)
+		}
 		return res
 	}
 	verdict, err := o.prove(ctx, set, snap, l, prev)
@@ -198,7 +256,7 @@ func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packag
 		res.err = ctx.Err()
 		return res
 	}
-	return o.settle(res, snap, l, prev, verdict, in, err)
+	return o.settle(res, snap, l, prev, verdict, in, approved, err)
 }
 
 // confirm lets the rule publish what a fresh set states again.
@@ -315,7 +373,7 @@ func (o *ImportOptions) reference() (now time.Time, err error) {
 
 // settle writes the feed's new state, or the problem beside the old one, with
 // its audit record in one transaction.
-func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState, v Verdict, in packager.Accepted, problem error) FeedResult {
+func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState, v Verdict, in packager.Accepted, approved bool, problem error) FeedResult {
 	now, err := o.reference()
 	if err != nil {
 		res.err = errors.Join(problem, err)
@@ -325,8 +383,10 @@ func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.Fe
 	if problem == nil {
 		h := snap.Header()
 		next = state.FeedState{Kind: h.Kind, Serial: h.Serial, ID: snap.ID(), Taken: h.Taken, State: h.State, Accepted: now,
-			Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest, Bundle: in.Number, Tried: now}
-		res.Outcome = FeedAccepted
+			Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest, Bundle: in.Number, Tried: now, Unapproved: !approved}
+		if res.Outcome = FeedAccepted; !approved {
+			res.Outcome = FeedUnapproved
+		}
 	} else {
 		res.Outcome, res.Problem, res.err = FeedRefused, problem.Error(), problem
 		var f *feed.Fault

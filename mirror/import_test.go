@@ -36,7 +36,8 @@ type crossing struct {
 	inCAS   *cas.Store
 	serial  uint64
 	feeds   []string // configured inside
-	proofs  int      // vendor verifications so far
+	keys    []packager.RootKey
+	proofs  int // vendor verifications so far
 }
 
 func ok(t testing.TB, err error) {
@@ -52,7 +53,7 @@ func newCrossing(t testing.TB, dir string) *crossing {
 		out: state.Dir(filepath.Join(dir, "outside")), in: state.Dir(filepath.Join(dir, "inside"))}
 	x.outDB, x.inDB = state.At(x.out, "test"), state.At(x.in, "test")
 	ok(t, x.outDB.Create("outside", 0))
-	ok(t, packager.CreateKeys(x.out, x.now))
+	ok(t, packager.CreateKeys(x.out, []string{"課長", "会計管理者", "副市町村長"}, x.now, func(k []packager.RootKey) error { x.keys = k; return nil }))
 	var err error
 	x.outCAS, err = cas.Open(string(x.out), x.clock)
 	ok(t, err)

@@ -79,7 +79,7 @@ func (p *Publisher) due(d *desk, s feed.Setup, now time.Time) ([]step, error) {
 			return nil, err
 		}
 		a, ok := d.newest(s.Name, func(a Accepted) bool {
-			return !a.Late && a.Serial > cur.Serial && !now.Before(a.Accepted.Add(p.Rings.wait(s, ring)))
+			return !a.Late && !a.Unapproved && a.Serial > cur.Serial && !now.Before(a.Accepted.Add(p.Rings.wait(s, ring)))
 		})
 		if ok {
 			out = append(out, step{ring: ring, setup: s, snap: a, by: "rule"})
@@ -148,6 +148,10 @@ func (p *Publisher) choose(d *desk, name string, o PublishOptions) (Accepted, er
 	if hold, held := d.holds[name]; held && a.Serial <= hold.Serial && (o.Serial == 0 || o.Reason == "") {
 		return a, feed.NewFault(fmt.Errorf("%s is held since %d was taken back (%s), and nothing newer was accepted: %w", name, hold.Serial, hold.Reason, feed.ErrHeld),
 			"H-607", "feed", name, "serial", strconv.FormatUint(hold.Serial, 10), "reason", hold.Reason)
+	}
+	if a.Unapproved {
+		return a, feed.NewFault(fmt.Errorf("%s %d came in bundle %d, which nobody approved yet: %w", name, a.Serial, a.Bundle, feed.ErrHeld),
+			"H-646", "feed", name, "number", strconv.FormatUint(a.Bundle, 10))
 	}
 	if a.Late && strings.TrimSpace(o.Late) == "" {
 		return a, feed.NewFault(fmt.Errorf("%s %d came in a set that had expired: %w", name, a.Serial, feed.ErrHeld), "H-608", "feed", name)

@@ -14,6 +14,7 @@ import (
 	"github.com/hashike/hashike/internal/cas"
 	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 )
 
@@ -34,6 +35,18 @@ type Overview struct {
 	At     time.Time    `json:"at"` // when the write path last said so
 	Feeds  []FeedStatus `json:"feeds"`
 	Orders []feed.Order `json:"orders"`
+	// Awaited are bundles that nobody approved, or by telephone only: red until
+	// the stamped sheet is recorded.
+	Awaited []Awaited `json:"awaited,omitempty"`
+}
+
+// Awaited is a bundle whose approval a person must still record. It names
+// nobody: terminals' pages show it.
+type Awaited struct {
+	Bundle uint64    `json:"bundle"`
+	How    string    `json:"how,omitempty"` // "telephone", or nothing yet
+	Since  time.Time `json:"since"`
+	Level  Level     `json:"level"`
 }
 
 // FeedStatus is one feed in an Overview.
@@ -56,7 +69,10 @@ type FeedStatus struct {
 	Since    time.Time         `json:"since,omitzero"`
 	Hold     *Hold             `json:"hold,omitempty"`
 	Late     bool              `json:"late,omitempty"` // the newest waits for publish --late
-	Rings    []RingStatus      `json:"rings,omitempty"`
+	// Unapproved: the newest waits for an approver.
+	Unapproved bool `json:"unapproved,omitempty"`
+
+	Rings []RingStatus `json:"rings,omitempty"`
 }
 
 // RingStatus is what one ring sees of a feed.
@@ -84,6 +100,7 @@ type statusDoc struct {
 	Accepted map[string]map[uint64]Accepted `json:"accepted"`
 	Holds    map[string]Hold                `json:"holds"`
 	Orders   []feed.Order                   `json:"orders"`
+	Awaited  []Awaited                      `json:"awaited,omitempty"`
 }
 
 func statusPath(data state.Dir) string { return filepath.Join(data.PublishedRoot(), "status.json") }
@@ -123,8 +140,20 @@ func loadStatus(db *state.DB, at time.Time) (statusDoc, error) {
 			return err
 		}
 		out.Feeds, out.Accepted, out.Holds, out.Orders = d.feeds, d.accepted, d.holds, d.orders
-		return nil
+		out.Awaited, err = awaited(tx)
+		return err
 	})
+	return out, err
+}
+
+func awaited(tx state.Tx) ([]Awaited, error) {
+	all, err := people.Approvals(tx)
+	var out []Awaited
+	for _, a := range all {
+		if a.Open() {
+			out = append(out, Awaited{Bundle: a.Bundle, How: a.How, Since: a.Since, Level: Red})
+		}
+	}
 	return out, err
 }
 
@@ -165,7 +194,7 @@ func Status(db *state.DB, store *cas.Store, feeds []feed.Setup, rings Rings, now
 }
 
 func overview(data state.Dir, d statusDoc, feeds []feed.Setup, rings Rings, ages *ages, now time.Time) (Overview, error) {
-	out := Overview{Side: d.Side, Site: d.Site, At: d.At, Feeds: []FeedStatus{}, Orders: d.Orders}
+	out := Overview{Side: d.Side, Site: d.Site, At: d.At, Feeds: []FeedStatus{}, Orders: d.Orders, Awaited: d.Awaited}
 	for _, s := range feeds {
 		f := d.Feeds[s.Name]
 		st := FeedStatus{
@@ -175,7 +204,7 @@ func overview(data state.Dir, d statusDoc, feeds []feed.Setup, rings Rings, ages
 		if h, ok := d.Holds[s.Name]; ok {
 			st.Hold = &h
 		}
-		st.Late = d.Accepted[s.Name][f.Serial].Late
+		st.Late, st.Unapproved = d.Accepted[s.Name][f.Serial].Late, f.Unapproved
 		st.Released, st.Version = ages.of(s, f.Serial)
 		st.Age, st.Level = ages.level(s, st.Released, now)
 		if d.Side != "outside" {
@@ -204,7 +233,7 @@ func ringStatuses(data state.Dir, s feed.Setup, f state.FeedState, st FeedStatus
 		r := RingStatus{Ring: ring, Generation: g.Number, Serial: g.Serial, Published: g.Published, Stopped: g.Stopped}
 		r.Released, r.Version = ages.of(s, g.Serial)
 		r.Age, r.Level = ages.level(s, r.Released, now)
-		if active && f.Serial > g.Serial && st.Hold == nil && !st.Late {
+		if active && f.Serial > g.Serial && st.Hold == nil && !st.Late && !st.Unapproved {
 			r.Next = f.Accepted.Add(rings.wait(s, ring))
 		}
 		out = append(out, r)

@@ -65,8 +65,10 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	if err := a.documents(); err != nil {
 		return a.out, err
 	}
-	if err := a.repair(true); err != nil {
-		return a.out, err
+	if !b.judged.unapproved && !b.fromPending {
+		if err := a.repair(true); err != nil {
+			return a.out, err
+		}
 	}
 	if err := a.want(); err != nil {
 		return a.out, err
@@ -83,7 +85,7 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	} else if ctx.Err() == nil && !durable.IsFull(err) { // a pulled medium: what is good need not be read again
 		err = errors.Join(err, a.group.Flush())
 	}
-	if err == nil {
+	if err == nil && !b.judged.unapproved && !b.fromPending {
 		err = a.repair(false)
 	}
 	if err == nil {
@@ -137,7 +139,7 @@ func (a *absorber) documents() error {
 		}
 		a.tell(c)
 		l, ok := a.docs[sumOf(c.Digest)]
-		if !ok || a.b.standing == Older {
+		if !ok || a.b.standing == Older || a.b.judged.unapproved {
 			return a.checkOnly(m, c)
 		}
 		if l.Evidence == c.Digest {
@@ -226,6 +228,10 @@ func fileDigest(path string) feed.Digest {
 
 // want collects what the desired state lacks.
 func (a *absorber) want() error {
+	if a.b.judged.unapproved { // its snapshots are not believed yet: keep all that is good
+		a.all = true
+		return nil
+	}
 	for _, l := range a.b.desired {
 		snap, err := a.store.Snapshot(l.Feed, l.Serial)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -482,6 +488,9 @@ func (a *absorber) damage(m *medium, c *Container, err error) error {
 	if m.vanished() {
 		return feed.NewFault(fmt.Errorf("%s cannot be read any more: %w", m.dir, err), "H-803", "medium", m.dir,
 			"done", strconv.FormatInt(a.done, 10), "total", strconv.FormatInt(a.total, 10))
+	}
+	if a.b.fromPending && c.Type != typeDocument {
+		return nil // payload was absorbed when the medium was here
 	}
 	a.b.damaged = append(a.b.damaged, Damage{Volume: c.Volume, File: blobName(c.Digest), Reason: err.Error()})
 	return nil

@@ -100,10 +100,14 @@ func loadTrusted(data state.Dir, a Accepted) (trusted, error) {
 // Accept makes a newer set the accepted one: metadata, orders and tables first
 // in a directory of their own, then pointer, floor, orders and audit record in
 // one transaction. A set that is not newer changes nothing. Repeating it after
-// a kill is safe at any point.
+// a kill is safe at any point. A set that lacks its approval is kept aside, and
+// that is H-661 (ErrHeld).
 func (b *Bundle) Accept(db *state.DB, who string) error {
 	if b.standing != Newer {
 		return nil
+	}
+	if b.judged.unapproved {
+		return b.keepPending(db, who)
 	}
 	a := Accepted{
 		Dir: "accepted-" + strconv.FormatInt(b.judged.version, 10), Number: b.set.Number, Version: b.judged.version,
@@ -126,7 +130,18 @@ func (b *Bundle) Accept(db *state.DB, who string) error {
 		return err
 	}
 	b.was, b.desired, b.standing, b.accepted = a, b.feeds, Same, true
-	return b.dropTrust(a.Dir)
+	waiting := ""
+	if err := db.View(func(tx state.Tx) error {
+		p, _, err := PendingBundle(tx)
+		waiting = p.Dir
+		return err
+	}); err != nil {
+		return err
+	}
+	if b.fromPending { // its media are removed now
+		b.Close()
+	}
+	return errors.Join(b.dropTrust(a.Dir), dropPending(b.opt.Data, waiting))
 }
 
 func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
@@ -140,7 +155,7 @@ func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
 		if o.Kind == feed.OrderFloor && isNew {
 			floor = o.Time // the one thing that moves it back
 		}
-		if err := tx.PutOrder(o); err != nil {
+		if err := tx.PutOrder(o.Order); err != nil {
 			return err
 		}
 	}
@@ -157,6 +172,9 @@ func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
 	if err := tx.Put(bucketBundle, "accepted", a); err != nil {
 		return err
 	}
+	if err := b.commitApproval(tx, a); err != nil {
+		return err
+	}
 	if b.set.Base != nil {
 		if err := forgetReceipts(tx, b.set.Base.Number); err != nil {
 			return err
@@ -171,6 +189,21 @@ func (b *Bundle) commit(tx state.Tx, a Accepted, who string) error {
 	return tx.Audit(state.Record{Time: b.now, Floor: floor, Who: who, What: "accept bundle", Result: "ok", Detail: map[string]string{
 		"bundle": strconv.FormatUint(a.Number, 10), "set": string(a.Set), "held": a.Held,
 	}})
+}
+
+// commitApproval keeps the approvals of the accepted set and ends the wait of
+// any that is not newer.
+func (b *Bundle) commitApproval(tx state.Tx, a Accepted) error {
+	if len(b.approvals.given) > 0 {
+		if err := tx.Put(bucketApprovals, numberKey(a.Number), b.approvals.given); err != nil {
+			return err
+		}
+	}
+	p, ok, err := PendingBundle(tx)
+	if err != nil || !ok || p.Version > a.Version && !b.judged.rotated {
+		return err
+	}
+	return tx.Delete(bucketBundle, "pending")
 }
 
 // writeTrust writes what must outlive the medium, then gives the directory its name.

@@ -358,17 +358,14 @@ func TestRootRotation(t *testing.T) {
 	d1, _ := w.pack(w.snapshot("alpha", sample("1")))
 	must2(t)(w.take(d1))
 	stolen := copyTree(t, string(w.out)) // keys and counter as they are
-	pem := func(i int) []byte {
-		return must(os.ReadFile(filepath.Join(packager.OfflineDir(w.out), "root-"+strconv.Itoa(i)+".pem")))(t)
-	}
-	if err := packager.RotateBundleKey(w.out, [][]byte{pem(1), pem(1)}, w.now); !errors.Is(err, feed.ErrConfig) {
+	if _, err := packager.Rotate(w.outDB, []packager.RootKey{w.keys[0], w.keys[0]}, packager.Change{Bundle: true}, nil, "tester", w.now); !errors.Is(err, feed.ErrConfig) {
 		t.Errorf("rotated with one key given twice: %v", err)
 	}
 	// The thief fast-forwards as far as the rules let him, and is accepted once.
 	d2, _ := w.pack(w.snapshot("alpha", sample("2")))
 	packager.Resign(t, state.Dir(stolen), d2, func(s *packager.Set) { s.Number = 90_000 }, func(v int64) int64 { return v + 80_000 })
 	must2(t)(w.take(d2))
-	ok(t, packager.RotateBundleKey(w.out, [][]byte{pem(3), pem(1)}, w.now))
+	w.rotate(packager.Change{Bundle: true}, 3, 1)
 	a3 := w.snapshot("alpha", sample("3"))
 	d3, _ := w.pack(a3)
 	must2(t)(w.take(d3))
@@ -390,8 +387,8 @@ func TestRootRotation(t *testing.T) {
 func TestRootRotationBelowThreshold(t *testing.T) {
 	w, thief := newWorld(t), newWorld(t)
 	d, _ := w.pack(w.snapshot("alpha", sample("1")))
-	good := packager.ForgeRoot(t, w.out, thief.out, 1, 2)
-	bad := packager.ForgeRoot(t, w.out, thief.out, 2)
+	good := packager.ForgeRoot(t, w.out, thief.out, w.keys[0], w.keys[1])
+	bad := packager.ForgeRoot(t, w.out, thief.out, w.keys[1])
 	ok(t, os.WriteFile(filepath.Join(d, "tuf/2.root.json"), bad, 0o644))
 	_, err := w.open(d)
 	wantCode(t, err, "H-501")
@@ -542,7 +539,7 @@ func TestPairing(t *testing.T) {
 	if side != "inside" || site != 2 || err != nil {
 		t.Errorf("identity %s %d %v", side, site, err)
 	}
-	if err := packager.CreateKeys(w.out, w.now); !errors.Is(err, feed.ErrConfig) {
+	if err := packager.CreateKeys(w.out, holders(), w.now, keep(&w.keys)); !errors.Is(err, feed.ErrConfig) {
 		t.Errorf("keys made twice: %v", err)
 	}
 }

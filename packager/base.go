@@ -21,6 +21,10 @@ type Packed struct {
 	Bytes   int64       `json:"bytes"`
 	Base    uint64      `json:"base,omitempty"`
 	Feeds   []FeedLine  `json:"feeds"`
+	// What the outside alone remembers.
+	Urgent   bool     `json:"urgent,omitempty"`
+	Operator string   `json:"operator,omitempty"` // who packed it: may not approve it
+	Media    []string `json:"media,omitempty"`    // registered numbers
 }
 
 // counter is the outside's own memory: numbers and versions are never used twice.
@@ -157,4 +161,18 @@ func PackedAs(tx state.Tx, number uint64) (Packed, bool, error) {
 	var p Packed
 	ok, err := tx.Get(bucketPacked, numberKey(number), &p)
 	return p, ok, err
+}
+
+// LastPacked returns the bundle made last; the zero value before the first.
+func LastPacked(tx state.Tx) (Packed, error) {
+	var c counter
+	if _, err := tx.Get(bucketBundle, "counter", &c); err != nil {
+		return Packed{}, err
+	}
+	for n := c.Number; n > 0; n-- { // a killed run leaves gaps
+		if p, ok, err := PackedAs(tx, n); err != nil || ok {
+			return p, err
+		}
+	}
+	return Packed{}, nil
 }

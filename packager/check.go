@@ -156,7 +156,7 @@ func (b *Bundle) mapLines() int64 { return b.set.Blobs.Lines }
 // findForeign names files that are not the bundle's. They are never opened.
 func (b *Bundle) findForeign(m *medium, files map[string]bool, blobs map[sum]bool) error {
 	return list(m.root.FS(), func(name string, d fs.DirEntry) error {
-		if files[name] {
+		if files[name] || name == approvalName(b.set.Number) {
 			return nil
 		}
 		if h, ok := strings.CutPrefix(name, dirBlobs+"/"); ok {
@@ -180,7 +180,7 @@ var inVolume = regexp.MustCompile(`^volume-[1-9][0-9]{0,2}(/|$)`)
 
 // ours matches every name that a bundle of any number may have on a medium.
 var ours = regexp.MustCompile(`^(|` + strings.Join([]string{
-	`set\.json`, `orders\.jsonl`, `index\.json`, `oci-layout`, `README\.txt`,
+	`set\.json`, `approval-[1-9][0-9]{0,4}\.json`, `orders\.jsonl`, `index\.json`, `oci-layout`, `README\.txt`, `hashike-return\.txt`,
 	`tuf`, `tuf/[0-9]{1,20}\.(root|snapshot|targets)\.json`, `tuf/timestamp\.json`,
 	`tables`, `tables/(feeds|blobs)\.jsonl\.zst`, `tables/volumes\.jsonl`, `tables/blocks\.bin`,
 	`blobs`, `blobs/sha256`, `blobs/sha256/[0-9a-f]{64}`,

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -51,10 +52,22 @@ func Resign(t testing.TB, data state.Dir, dir string, change func(*Set), version
 	}
 }
 
-// ResignOrders puts orders on the medium, signed.
+// ResignOrders puts orders on the medium, signed by data's bundle key.
 func ResignOrders(t testing.TB, data state.Dir, dir string, orders []feed.Order) {
 	t.Helper()
-	b, err := ordersBytes(orders)
+	key, err := bundleKey(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sealed []SignedOrder
+	for _, o := range orders {
+		s, err := sealOrder(o, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed = append(sealed, s)
+	}
+	b, err := ordersBytes(sealed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +78,8 @@ func ResignOrders(t testing.TB, data state.Dir, dir string, orders []feed.Order)
 }
 
 // ForgeRoot writes version 2 of the root, its bundle keys replaced by other's,
-// signed with the offline keys given by index.
-func ForgeRoot(t testing.TB, data, other state.Dir, offline ...int) []byte {
+// signed with the root keys given.
+func ForgeRoot(t testing.TB, data, other state.Dir, keys ...RootKey) []byte {
 	t.Helper()
 	chain, err := roots(data.Trust())
 	if err != nil {
@@ -88,16 +101,8 @@ func ForgeRoot(t testing.TB, data, other state.Dir, offline ...int) []byte {
 	}
 	root.Signed.Version = 2
 	root.ClearSignatures()
-	for _, i := range offline {
-		pem, err := os.ReadFile(filepath.Join(OfflineDir(data), "root-"+string(rune('0'+i))+".pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := loadKey(pem)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := root.Sign(s); err != nil {
+	for _, k := range keys {
+		if _, err := root.Sign(k.sign); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -168,4 +173,113 @@ func Before(o PackOptions, spoil func(dirs []string)) PackOptions {
 func MadeAs(db *state.DB, number uint64) (found bool, err error) {
 	err = db.View(func(tx state.Tx) error { _, found, err = PackedAs(tx, number); return err })
 	return found, err
+}
+
+// KeyOf is an outside's bundle key.
+func KeyOf(t testing.TB, data state.Dir) signature.Signer {
+	t.Helper()
+	k, err := bundleKey(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// ForgeApproval signs an approval of the bundle in dir with any key, as only
+// its own program refuses to.
+func ForgeApproval(t testing.TB, data state.Dir, dir string, key signature.Signer) []byte {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(dir, nameSet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := parseSet(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := metadata.Targets().FromFile(filepath.Join(dir, targetsName(set.Version)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := m.Sign(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(approval{1, approvalFormat, set.Number, feed.DigestOf(raw), set.Version, sig.KeyID, sig.Signature})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// EditApproval changes fields and keeps the spelling.
+func EditApproval(t testing.TB, b []byte, change func(map[string]any)) []byte {
+	t.Helper()
+	var m map[string]any
+	var a approval
+	err := json.Unmarshal(b, &m)
+	if err == nil {
+		change(m)
+		b, err = json.Marshal(m)
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &a)
+	}
+	if err == nil {
+		b, err = json.Marshal(a)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// FieldOf is a field of an approval.
+func FieldOf(t testing.TB, b []byte, name string) any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal(b, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m[name]
+}
+
+// SignTargets replaces the signatures of the medium's targets metadata.
+func SignTargets(t testing.TB, dir string, keys ...signature.Signer) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "tuf", "*.targets.json"))
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	m, err := metadata.Targets().FromFile(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.ClearSignatures()
+	for _, k := range keys {
+		if _, err := m.Sign(k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := m.ToBytes(false)
+	if err == nil {
+		err = os.WriteFile(names[0], b, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// DropSignature leaves a root with one signature.
+func DropSignature(t testing.TB, b []byte) []byte {
+	t.Helper()
+	m, err := metadata.Root().FromBytes(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Signatures = m.Signatures[:1]
+	if b, err = m.ToBytes(false); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -99,7 +99,11 @@ func FuzzTables(f *testing.F) {
 	o := Object{a, 3}
 	f.Add(lines(FeedLine{"alpha", "apt", 1, a, a, a}, FeedLine{"beta", "apt", 1, a, a, ""}), int64(2))
 	f.Add(lines(VolumeLine{1, 1, 1, o, o, o}), int64(1))
-	f.Add(lines(feed.Order{Schema: 1, Number: 1, Kind: feed.OrderPullBack, Feed: "alpha", Reason: "r", Operator: "o", Issued: time.Unix(1, 0).UTC()}), int64(1))
+	sealed, err := sealOrder(feed.Order{Schema: 1, Number: 1, Kind: feed.OrderPullBack, Feed: "alpha", Reason: "r", Operator: "o", Issued: time.Unix(1, 0).UTC()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(lines(sealed.env), int64(1))
 	f.Fuzz(func(t *testing.T, raw []byte, n int64) {
 		z := compressed(raw)
 		if l, err := readFeeds(bytes.NewReader(z), n); err == nil && int64(len(l)) != max(n, 0) {
@@ -205,9 +209,20 @@ func FuzzMetadata(f *testing.F) {
 		if _, err := trustRoot(b); err == nil {
 			t.Skip("a root that signs itself") // not reachable by mutation
 		}
-		_, err := judge(trusted{roots: [][]byte{b}}, func(string) ([]byte, error) { return b, nil })
+		_, err := judge(trusted{roots: [][]byte{b}}, func(string) ([]byte, error) { return b, nil }, approvals{})
 		if err == nil {
 			t.Error("believed")
+		}
+	})
+}
+
+func FuzzApproval(f *testing.F) {
+	f.Add([]byte(`{"schema":1,"format":"hashike-approval","number":7,"set":"` + hexA + `","version":1,"key":"a","signature":"AAAA"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if a, err := parseApproval(b); err == nil {
+			if again, _ := json.Marshal(a); !bytes.Equal(again, b) {
+				t.Error("two spellings")
+			}
 		}
 	})
 }
@@ -225,6 +240,29 @@ func FuzzDigits(f *testing.F) {
 			if len(d) > 0 && !checks(withCheck(d)) {
 				t.Errorf("%s does not check", withCheck(d))
 			}
+		}
+	})
+}
+
+func FuzzReturn(f *testing.F) {
+	f.Add(Return{Receipt: "00001 1 2", Need: "ABCD"}.text())
+	f.Add("hashike-return 1\r\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := parseReturn(s)
+		if err != nil {
+			return
+		}
+		if again, err := parseReturn(r.text()); err != nil || again != r {
+			t.Errorf("%+v became %+v: %v", r, again, err)
+		}
+	})
+}
+
+func FuzzLabel(f *testing.F) {
+	f.Add(readme(Set{Number: 3}, 1, 2, "U-012"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s := labelOf(b); s != "" && !ValidMedium(s) {
+			t.Errorf("label %q", s)
 		}
 	})
 }

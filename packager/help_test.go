@@ -34,6 +34,15 @@ type world struct {
 	outCAS  *cas.Store
 	inCAS   *cas.Store
 	serial  uint64
+	keys    []packager.RootKey // the root keys, as in their envelopes
+}
+
+// holders of the root keys.
+func holders() []string { return []string{"課長", "会計管理者", "副市町村長"} }
+
+// keep is the envelope that root keys are put into.
+func keep(into *[]packager.RootKey) func([]packager.RootKey) error {
+	return func(k []packager.RootKey) error { *into = append(*into, k...); return nil }
 }
 
 func must[T any](v T, err error) func(testing.TB) T {
@@ -74,7 +83,7 @@ func newWorldIn(t *testing.T, dir string) *world {
 	w := &world{t: t, now: day0, out: state.Dir(filepath.Join(dir, "outside")), in: state.Dir(filepath.Join(dir, "inside"))}
 	w.outDB, w.inDB = state.At(w.out, "test"), state.At(w.in, "test")
 	ok(t, w.outDB.Create("outside", 0))
-	ok(t, packager.CreateKeys(w.out, w.now))
+	ok(t, packager.CreateKeys(w.out, holders(), w.now, keep(&w.keys)))
 	w.outCAS = must(cas.Open(string(w.out), w.clock))(t)
 	w.pair(1)
 	t.Cleanup(func() { w.outCAS.Close(); w.inCAS.Close() })

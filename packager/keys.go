@@ -2,7 +2,6 @@ package packager
 
 import (
 	"crypto"
-	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,48 +33,52 @@ const (
 	rootYears       = 5
 )
 
-// BundleKey is where the bundle key lies.
-func BundleKey(data state.Dir) string { return bundleKeyPath(data) }
-
 func bundleKeyPath(data state.Dir) string { return filepath.Join(data.Keys(), "bundle.pem") }
-
-// OfflineDir holds the three root keys until they are put into envelopes.
-func OfflineDir(data state.Dir) string { return filepath.Join(data.Keys(), "offline") }
 
 func rootPath(dir string, version int64) string {
 	return filepath.Join(dir, strconv.FormatInt(version, 10)+".root.json")
 }
 
-// CreateKeys makes a new outside's keys and its first root: keys/bundle.pem,
-// keys/offline/root-{1,2,3}.pem (ECDSA P-256, PKCS #8, 0600) and
-// trust/1.root.json, written last. It refuses to replace a root (ErrConfig); a
+// HasKeys reports whether this outside has a root of trust.
+func HasKeys(data state.Dir) bool {
+	_, err := os.Stat(rootPath(data.Trust(), 1))
+	return err == nil
+}
+
+// CreateKeys makes a new outside's keys and its first root: the bundle key, as
+// this system keeps it (Guard), three root keys (ECDSA P-256) for the holders,
+// and trust/1.root.json, written last. deliver gets the root keys and must have
+// them safely elsewhere when it returns: no file of data ever holds one, and
+// they are gone with the process. It refuses to replace a root (ErrConfig); a
 // run that was killed is begun anew.
-func CreateKeys(data state.Dir, now time.Time) error {
-	first := rootPath(data.Trust(), 1)
-	if _, err := os.Stat(first); err == nil {
-		return fmt.Errorf("%s: this outside has keys already: %w", first, feed.ErrConfig)
+func CreateKeys(data state.Dir, holders []string, now time.Time, deliver func([]RootKey) error) error {
+	if HasKeys(data) {
+		return fmt.Errorf("%s: this outside has keys already: %w", rootPath(data.Trust(), 1), feed.ErrConfig)
 	}
-	for _, d := range []string{data.Keys(), OfflineDir(data), data.Trust()} {
+	for _, d := range []string{data.Keys(), data.Trust()} {
 		if err := durable.Mkdir(d); err != nil {
 			return err
 		}
 	}
-	bundle, err := newKey(bundleKeyPath(data))
+	bundle, err := newBundleKey(data, "")
 	if err != nil {
 		return err
 	}
-	var roots []signature.Signer
-	for i := range rootKeys {
-		s, err := newKey(filepath.Join(OfflineDir(data), fmt.Sprintf("root-%d.pem", i+1)))
+	root := metadata.Root(now.UTC().Truncate(time.Second).AddDate(rootYears, 0, 0))
+	root.Signed.Roles[metadata.ROOT].Threshold = rootThreshold
+	var keys []RootKey
+	var book []Holder
+	for slot := 1; slot <= rootKeys; slot++ {
+		k, err := NewRootKey(slot)
 		if err != nil {
 			return err
 		}
-		roots = append(roots, s)
-	}
-	root := metadata.Root(now.UTC().Truncate(time.Second).AddDate(rootYears, 0, 0))
-	root.Signed.Roles[metadata.ROOT].Threshold = rootThreshold
-	for _, s := range roots {
-		if err := addKey(root, s, metadata.ROOT); err != nil {
+		h, err := hold(k, holders, now)
+		if err != nil {
+			return err
+		}
+		keys, book = append(keys, k), append(book, h)
+		if err := addKey(root, k.sign, metadata.ROOT); err != nil {
 			return err
 		}
 	}
@@ -84,7 +87,33 @@ func CreateKeys(data state.Dir, now time.Time) error {
 			return err
 		}
 	}
-	return writeRoot(first, root, roots)
+	if err := deliver(keys); err != nil {
+		return err
+	}
+	if err := (custody{Schema: 1}).keep(data, book...); err != nil {
+		return err
+	}
+	return writeRoot(rootPath(data.Trust(), 1), root, signersOf(keys))
+}
+
+// hold is the custody book's line for a new root key.
+func hold(k RootKey, holders []string, now time.Time) (Holder, error) {
+	id, err := k.ID()
+	if err == nil && len(holders) != rootKeys {
+		err = fmt.Errorf("%d holders for %d root keys: %w", len(holders), rootKeys, feed.ErrConfig)
+	}
+	if err != nil {
+		return Holder{}, err
+	}
+	return Holder{Slot: k.Slot, Name: holders[k.Slot-1], Key: id, Made: now.UTC().Truncate(time.Second)}, nil
+}
+
+func signersOf(keys []RootKey) []signature.Signer {
+	var out []signature.Signer
+	for _, k := range keys {
+		out = append(out, k.sign)
+	}
+	return out
 }
 
 // bundleRoles are the roles the bundle key signs.
@@ -92,38 +121,12 @@ func bundleRoles() []string {
 	return []string{metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP}
 }
 
-func newKey(path string) (signature.Signer, error) {
-	priv, _, err := cryptoutils.GeneratePEMEncodedECDSAKeyPair(elliptic.P256(), cryptoutils.SkipPassword)
-	if err != nil {
-		return nil, err
-	}
-	if err := durable.WriteFile(path, priv); err != nil {
-		return nil, err
-	}
-	return loadKey(priv)
-}
-
-func loadKey(pem []byte) (signature.Signer, error) {
-	priv, err := cryptoutils.UnmarshalPEMToPrivateKey(pem, cryptoutils.SkipPassword)
+func loadKey(pem []byte, pass cryptoutils.PassFunc) (signature.Signer, error) {
+	priv, err := cryptoutils.UnmarshalPEMToPrivateKey(pem, pass)
 	if err != nil {
 		return nil, err
 	}
 	return signature.LoadSigner(priv, crypto.SHA256)
-}
-
-func bundleKey(data state.Dir) (signature.Signer, error) {
-	pem, err := os.ReadFile(bundleKeyPath(data))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("this outside has no bundle key (run init): %w: %w", err, feed.ErrConfig)
-	}
-	if err != nil {
-		return nil, err
-	}
-	s, err := loadKey(pem)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", bundleKeyPath(data), err)
-	}
-	return s, nil
 }
 
 func tufKey(s signature.Signer) (*metadata.Key, string, error) {
@@ -180,79 +183,13 @@ func roots(dir string) ([][]byte, error) {
 	return out, nil
 }
 
-// RotateBundleKey makes a new bundle key and the next root that names it,
-// signed with the offline keys given as PEM (two or three of this root's). The
-// inside learns it from the next bundle and then believes nothing the old key
-// signed. Root keys stay; issue 3 adds their rotation.
-func RotateBundleKey(data state.Dir, offline [][]byte, now time.Time) error {
+// newestRoot reads the last root of an outside's chain.
+func newestRoot(data state.Dir) (*metadata.Metadata[metadata.RootType], error) {
 	chain, err := roots(data.Trust())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	root, err := metadata.Root().FromBytes(chain[len(chain)-1])
-	if err != nil {
-		return err
-	}
-	signers, err := rootSigners(root, offline)
-	if err != nil {
-		return err
-	}
-	pem, _, err := cryptoutils.GeneratePEMEncodedECDSAKeyPair(elliptic.P256(), cryptoutils.SkipPassword)
-	if err != nil {
-		return err
-	}
-	bundle, err := loadKey(pem)
-	if err != nil {
-		return err
-	}
-	for _, role := range bundleRoles() {
-		for _, id := range root.Signed.Roles[role].KeyIDs {
-			if err := root.Signed.RevokeKey(id, role); err != nil {
-				return err
-			}
-		}
-		if err := addKey(root, bundle, role); err != nil {
-			return err
-		}
-	}
-	root.Signed.Version++
-	root.Signed.Expires = now.UTC().Truncate(time.Second).AddDate(rootYears, 0, 0)
-	// The key first: killed between the two, the old root stands and pack says
-	// that the key does not fit it; a second run mends both.
-	if err := durable.WriteFile(bundleKeyPath(data), pem); err != nil {
-		return err
-	}
-	return writeRoot(rootPath(data.Trust(), root.Signed.Version), root, signers)
-}
-
-// rootSigners loads the offline keys and checks that they are this root's and enough.
-func rootSigners(root *metadata.Metadata[metadata.RootType], offline [][]byte) ([]signature.Signer, error) {
-	known, seen := map[string]bool{}, map[string]bool{}
-	for _, id := range root.Signed.Roles[metadata.ROOT].KeyIDs {
-		known[id] = true
-	}
-	var out []signature.Signer
-	for i, pem := range offline {
-		s, err := loadKey(pem)
-		if err != nil {
-			return nil, fmt.Errorf("root key %d: %w: %w", i+1, err, feed.ErrConfig)
-		}
-		_, id, err := tufKey(s)
-		if err != nil {
-			return nil, err
-		}
-		if !known[id] {
-			return nil, fmt.Errorf("root key %d is not one of this root's: %w", i+1, feed.ErrConfig)
-		}
-		if !seen[id] {
-			out = append(out, s)
-		}
-		seen[id] = true
-	}
-	if n := root.Signed.Roles[metadata.ROOT].Threshold; len(out) < n {
-		return nil, fmt.Errorf("%d root keys given, %d are needed: %w", len(out), n, feed.ErrConfig)
-	}
-	return out, nil
+	return trustRoot(chain[len(chain)-1])
 }
 
 // KeyExpiry is when the newest root ends and how urgent that is.

@@ -43,15 +43,18 @@ type Bundle struct {
 	feeds    []FeedLine
 	desired  []FeedLine
 	volumes  []VolumeLine
-	orders   []feed.Order
+	orders   []SignedOrder
 
-	ordersRaw []byte
-	present   map[int]*medium
-	other     []string
-	damaged   []Damage
-	foreign   []string
-	nForeign  int
-	warnings  []error
+	ordersRaw   []byte
+	approving   []string // directories that may hold approvals
+	approvals   approvals
+	fromPending bool // opened from trust/pending-V: payload is not there
+	present     map[int]*medium
+	other       []string
+	damaged     []Damage
+	foreign     []string
+	nForeign    int
+	warnings    []error
 }
 
 // Damage is one file of a medium that is not what was signed.
@@ -108,6 +111,9 @@ func (b *Bundle) open(ctx context.Context, dirs []string, site int) error {
 			return fmt.Errorf("time floor of pairing: %w: %w", err, feed.ErrDamaged)
 		}
 	}
+	if dirs, err = b.setAside(dirs); err != nil {
+		return err
+	}
 	if err := b.openMedia(dirs); err != nil {
 		return err
 	}
@@ -123,6 +129,49 @@ func (b *Bundle) open(ctx context.Context, dirs []string, site int) error {
 		}
 	}
 	return b.checkStructure(ctx)
+}
+
+// setAside takes directories out that hold approvals and no bundle. If nothing
+// else is named, the bundle that waits for one of them is opened.
+func (b *Bundle) setAside(dirs []string) ([]string, error) {
+	var out []string
+	for _, dir := range dirs {
+		b.approving = append(b.approving, volumesIn([]string{dir})...)
+		b.approving = append(b.approving, dir)
+		if _, err := os.Lstat(filepath.Join(dir, nameIndex)); err == nil {
+			out = append(out, dir)
+			continue
+		}
+		_, only, err := approvalsIn(dir, 0)
+		if vols := volumesIn([]string{dir}); err != nil || !only || vols[0] != dir {
+			out = append(out, dir)
+		}
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
+	b.fromPending = true
+	return pendingMedia(b.opt.DB, dirs)
+}
+
+// findApprovals collects the approvals of the bundle with this number.
+func (b *Bundle) findApprovals(number uint64) (ap approvals, err error) {
+	seen := map[string]bool{}
+	for _, dir := range b.approving {
+		if seen[dir] {
+			continue
+		}
+		seen[dir] = true
+		of, _, err := approvalsIn(dir, number)
+		if err != nil {
+			return ap, err
+		}
+		ap.given = append(ap.given, of...)
+	}
+	return ap, b.opt.DB.View(func(tx state.Tx) error {
+		_, err := tx.Get(bucketApprovals, numberKey(number), &ap.known)
+		return err
+	})
 }
 
 // openMedia opens the directories. The newest set among them, by its own word,
@@ -205,7 +254,12 @@ func (b *Bundle) judgeSet(site int) error {
 	if err != nil {
 		return err
 	}
-	if b.judged, err = judge(have, b.load); err != nil {
+	if s, err := parseSet(b.setRaw); err == nil {
+		if b.approvals, err = b.findApprovals(s.Number); err != nil {
+			return err
+		}
+	}
+	if b.judged, err = judge(have, b.load, b.approvals); err != nil {
 		return b.named(err)
 	}
 	b.standing = b.judged.standing
@@ -274,6 +328,9 @@ func (b *Bundle) checkSet(site int) error {
 	}
 	if err := b.checkFork(); err != nil {
 		return err
+	}
+	if b.judged.unapproved && b.standing != Newer {
+		return b.waits() // an approver was taken away since; nothing it says counts
 	}
 	if b.standing == Newer {
 		switch {
@@ -368,15 +425,19 @@ func (b *Bundle) checkOrders() error {
 	if err != nil {
 		return err
 	}
+	root, err := trustRoot(b.judged.roots[len(b.judged.roots)-1])
+	if err != nil {
+		return err
+	}
 	for _, o := range b.orders {
 		i := slices.IndexFunc(have, func(h feed.Order) bool { return h.Number == o.Number })
-		if i >= 0 && !sameJSON(have[i], o) {
+		if i >= 0 && !sameJSON(have[i], o.Order) {
 			return b.fault("H-506", feed.ErrUntrusted, "order %d is not the one accepted under this number", o.Number)
 		}
 		if i >= 0 {
 			continue // accepted under the root of its time
 		}
-		if err := orderAllowed(o, b.judged.roots); err != nil {
+		if err := o.allowed(root); err != nil {
 			return b.fault("H-501", feed.ErrUntrusted, "%v", err)
 		}
 	}
@@ -404,15 +465,29 @@ type Info struct {
 	Foreign  []string  // files that are not the bundle's, at most 100
 	Foreigns int       // how many there are
 	Orders   []feed.Order
-	Warnings []error // Faults
+	Warnings []error  // Faults
+	Media    []string // registered numbers of the volumes at hand, those that have one
+	// TargetsThreshold is how many keys must sign a set: 2 where an approver has
+	// a key. Unapproved is a set that lacks the approver's.
+	TargetsThreshold int
+	Unapproved       bool
 }
 
 // Info returns what is known without reading the payload.
 func (b *Bundle) Info() Info {
-	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.foreign, b.nForeign, b.orders, b.warnings}
-	for v := range b.present {
-		i.Volumes = append(i.Volumes, v)
+	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.foreign, b.nForeign, nil, b.warnings, nil, b.judged.threshold, b.judged.unapproved}
+	for _, o := range b.orders {
+		i.Orders = append(i.Orders, o.Order)
 	}
+	for v, m := range b.present {
+		i.Volumes = append(i.Volumes, v)
+		if raw, err := m.read(nameReadme, maxReadme); err == nil { // compared with the volume table by checkStructure
+			if s := labelOf(raw); s != "" {
+				i.Media = append(i.Media, s)
+			}
+		}
+	}
+	slices.Sort(i.Media)
 	slices.Sort(i.Volumes)
 	return i
 }

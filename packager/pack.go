@@ -53,15 +53,20 @@ type PackOptions struct {
 	// Need makes a repair bundle: the state of the listed bundle, its blobs that
 	// the list names and no others. Feeds, Sites and Base are then ignored.
 	Need         *Need
-	Orders       []feed.Order
 	Now          time.Time
 	NewestSigned time.Time     // the newest vendor-signed time this outside holds; zero is none
 	ClockChecked string        // the operator's word that the clock is right although every vendor is quiet; audited
 	Validity     time.Duration // 0 is DefaultValidity
 	Who          string
+	Urgent       bool           // may be approved by telephone
+	Only         []string       // feeds whose blobs are carried; empty is all. Every feed is stated.
+	Media        []string       // registered numbers of To and More; a set in one directory has the first
 	Progress     func(Progress) // may be nil
 
 	limits               limits // zero: the format's
+	orders               []SignedOrder
+	waiting              []uint64 // orders without the approver's signature
+	approver             bool     // one must sign this bundle
 	repairs, repairsBase *BaseRef
 	only                 map[sum]struct{}    // of a repair bundle: what it carries
 	written              func(dirs []string) // tests: what becomes of the media before they are read back
@@ -76,10 +81,13 @@ type Report struct {
 	Files      int64    // containers
 	Blobs      int64    // carried
 	BlobBytes  int64
-	Known      int64 // artifacts left out because the base has them
+	Known      int64    // artifacts left out because the base has them
+	Waiting    []uint64 // orders left at home until an approver signs them
+	Approval   bool     // an approver must sign this bundle (Approve)
 	RootEnds   time.Time
 	RootWarns  int           // KeyExpiry.Warning
 	ReadBack   time.Duration // how long reading everything again took
+	Erased     []Erased      // older bundles that were on the media
 	StreamHash feed.Digest   // of the block table: identity of the stream
 }
 
@@ -110,11 +118,6 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	for _, ord := range o.Orders {
-		if err := orderAllowed(ord, chain); err != nil {
-			return Report{}, fmt.Errorf("%w: %w", err, feed.ErrConfig)
-		}
-	}
 	p, err := o.plan(ctx)
 	if err != nil {
 		return Report{}, err
@@ -122,10 +125,9 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err := o.fits(p); err != nil {
 		return Report{}, err
 	}
-	for _, dir := range o.media() {
-		if err := clearMedium(dir); err != nil {
-			return Report{}, err
-		}
+	erased, err := o.clearMedia()
+	if err != nil {
+		return Report{}, err
 	}
 	c, err := reserve(o.DB, o.Now)
 	if err != nil {
@@ -148,6 +150,8 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 		return Report{}, notWritten(w.dirs(), err)
 	}
 	r := w.report(set, c)
+	r.Waiting, r.Approval = o.waiting, o.approver
+	r.Erased = erased
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))
 	return r, o.remember(r.Packed)
 }
@@ -242,13 +246,16 @@ func (o *PackOptions) check() error {
 		if o.only, err = o.repair(); err != nil {
 			return err
 		}
+	} else if len(o.Only) > 0 {
+		if o.only, err = o.some(); err != nil {
+			return err
+		}
 	}
 	if o.Validity == 0 {
 		o.Validity = DefaultValidity
 	}
 	o.Sites = slices.Compact(slices.Sorted(slices.Values(o.Sites)))
 	slices.SortFunc(o.Feeds, func(a, b Carry) int { return cmp.Compare(a.Snapshot.Header().Feed, b.Snapshot.Header().Feed) })
-	slices.SortFunc(o.Orders, func(a, b feed.Order) int { return cmp.Compare(a.Number, b.Number) })
 	switch {
 	case o.Validity < MinValidity || o.Validity > MaxValidity:
 		return fmt.Errorf("validity of %s is not 7 to 400 days: %w", o.Validity, feed.ErrConfig)
@@ -264,12 +271,45 @@ func (o *PackOptions) check() error {
 			return fmt.Errorf("feed %s named twice: %w", a, feed.ErrConfig)
 		}
 	}
-	for _, ord := range o.Orders {
-		if err := ord.Check(); err != nil {
-			return err
-		}
+	if err := o.takeOrders(); err != nil {
+		return err
 	}
 	return o.checkClock()
+}
+
+// takeOrders reads the orders that travel with this bundle.
+func (o *PackOptions) takeOrders() error {
+	root, err := newestRoot(o.Data)
+	if err != nil {
+		return err
+	}
+	o.approver = root.Signed.Roles[metadata.TARGETS].Threshold > 1
+	return o.DB.View(func(tx state.Tx) error {
+		all, err := ordersUnder(tx, root.Signed.Version)
+		if err == nil {
+			err = signNew(o.Data, all)
+		}
+		o.orders, o.waiting = travelling(all, root, o.Now)
+		return err
+	})
+}
+
+// some collects the blobs of the feeds that are carried alone.
+func (o *PackOptions) some() (map[sum]struct{}, error) {
+	only := map[sum]struct{}{}
+	for _, name := range o.Only {
+		i := slices.IndexFunc(o.Feeds, func(c Carry) bool { return c.Snapshot.Header().Feed == name })
+		if i < 0 {
+			return nil, feed.NewFault(fmt.Errorf("feed %q has nothing to carry: %w", name, feed.ErrConfig), "H-205", "name", name)
+		}
+		for a, err := range o.Feeds[i].Snapshot.Artifacts() {
+			if err != nil {
+				return nil, err
+			}
+			only[sumOf(a.Digest)] = struct{}{}
+		}
+	}
+	return only, nil
 }
 
 // checkClock refuses to sign with a clock that vendors' signatures contradict.
@@ -364,7 +404,7 @@ func (o *PackOptions) plan(ctx context.Context) (*plan, error) {
 
 // setTables estimates, from above, what every volume holds besides containers.
 func (o *PackOptions) setTables(p *plan) error {
-	orders, err := ordersBytes(o.Orders)
+	orders, err := ordersBytes(o.orders)
 	if err != nil {
 		return err
 	}
@@ -510,15 +550,45 @@ func oursIn(dir string) (files []found, dirs []string, err error) {
 		}
 		return err
 	})
+	if err == nil {
+		err = foreignLayout(dir, files)
+	}
 	return files, dirs, err
+}
+
+// clearMedia removes the older bundles that the media hold; each is in the log.
+func (o *PackOptions) clearMedia() (out []Erased, err error) {
+	for _, dir := range o.media() {
+		on, err := LookAt(dir)
+		if err != nil {
+			return out, err
+		}
+		n, err := clearMedium(dir)
+		if err != nil {
+			return out, err
+		}
+		if n == 0 {
+			continue
+		}
+		out = append(out, Erased{dir, n, on})
+		err = o.DB.Update(func(tx state.Tx) error {
+			return tx.Audit(state.Record{Time: o.Now, Who: o.Who, What: "wipe medium", Result: "ok", Detail: map[string]string{
+				"medium": on.Medium, "bundle": strconv.FormatUint(on.Bundle, 10), "files": strconv.Itoa(n), "at": dir,
+			}})
+		})
+		if err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
 // clearMedium makes dir empty if all it holds is an older bundle of ours (or
 // part of one); a file that is not ours is an error, and nothing is removed.
-func clearMedium(dir string) error {
+func clearMedium(dir string) (int, error) {
 	files, dirs, err := oursIn(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// What makes it a bundle goes first: half an old one is none.
 	slices.SortStableFunc(files, func(a, b found) int { return cmp.Compare(rank(a.name), rank(b.name)) })
@@ -529,24 +599,24 @@ func clearMedium(dir string) error {
 	}
 	for _, name := range slices.Concat(names, dirs) {
 		if err := durable.Remove(filepath.Join(dir, filepath.FromSlash(name))); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return durable.SyncDir(dir)
+	return len(files), durable.SyncDir(dir)
 }
 
 func rank(name string) int {
 	return map[string]int{nameIndex: -2, nameSet: -1}[path.Base(name)]
 }
 
-func ordersBytes(orders []feed.Order) ([]byte, error) {
+func ordersBytes(orders []SignedOrder) ([]byte, error) {
 	var buf bytes.Buffer
 	t, err := newTableWriter(&buf, false)
 	if err != nil {
 		return nil, err
 	}
 	for _, o := range orders {
-		if err := t.line(o); err != nil {
+		if err := t.line(o.env); err != nil {
 			return nil, fmt.Errorf("order %d: %w", o.Number, err)
 		}
 	}

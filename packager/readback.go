@@ -57,7 +57,7 @@ func openForReadBack(dirs []string, chain [][]byte, want Set) (*Bundle, error) {
 			return fail(err)
 		}
 	}
-	if b.judged, err = judge(trusted{roots: chain}, b.load); err != nil {
+	if b.judged, err = judge(trusted{roots: chain}, b.load, approvals{}); err != nil {
 		return fail(err)
 	}
 	f, err := b.media[0].table(nameVolumes, want.Volumes)

@@ -53,6 +53,8 @@ type Set struct {
 	Orders  Ref       `json:"orders"`
 	Parity  *Parity   `json:"parity,omitempty"`
 	Repairs *BaseRef  `json:"repairs,omitempty"` // a repair bundle: whose need list it answers
+	Urgent  bool      `json:"urgent,omitempty"`  // may be approved by telephone first
+	Partial bool      `json:"partial,omitempty"` // carries blobs of some feeds only; the others come with other bundles
 }
 
 // Parity is the geometry of the set's parity (package fec).

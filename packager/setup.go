@@ -163,6 +163,9 @@ func soundRoot(b []byte, version int64) error {
 	if err == nil && len(root.Signed.Roles[metadata.ROOT].KeyIDs) == 0 {
 		err = fmt.Errorf("root without keys: %w", feed.ErrUntrusted)
 	}
+	if err == nil {
+		err = exactRoot("root", root, root, b)
+	}
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"iter"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 
 	"github.com/hashike/hashike/internal/feed"
 )
@@ -255,16 +256,26 @@ func readVolumes(r io.Reader, lines int64) ([]VolumeLine, error) {
 	})
 }
 
-// readOrders reads the orders: numbers rise strictly.
-func readOrders(r io.Reader, lines int64) ([]feed.Order, error) {
+// readOrders reads the orders' envelopes: numbers rise strictly. Signatures are
+// the caller's matter.
+func readOrders(r io.Reader, lines int64) ([]SignedOrder, error) {
+	var out []SignedOrder
 	last := uint64(0)
-	return readLines(r, false, lines, func(o *feed.Order) error {
+	_, err := readLines(r, false, lines, func(e *dsse.Envelope) error {
+		o, err := openOrder(*e)
+		if err != nil {
+			return err
+		}
 		if o.Number <= last {
 			return fmt.Errorf("order %d after %d: %w", o.Number, last, feed.ErrDamaged)
 		}
-		last = o.Number
-		return o.Check()
+		last, out = o.Number, append(out, o)
+		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // containers yields the blob map. The container and its Members are reused:

@@ -92,7 +92,14 @@ type judged struct {
 	version  int64
 	expires  time.Time // the earliest of the four roles'
 	targetsM *metadata.Metadata[metadata.TargetsType]
+	// unapproved: the bundle key signed it, an approver is still to.
+	unapproved bool
+	threshold  int // of targets, in the newest root
 }
+
+// approvals are those that lie on the media, which must hold, and those known
+// from when the set was accepted.
+type approvals struct{ given, known []approval }
 
 // load reads one file of the medium; fs.ErrNotExist if it is not there.
 type load func(name string) ([]byte, error)
@@ -101,7 +108,7 @@ type load func(name string) ([]byte, error)
 // accepted metadata over a medium's. Expiry is left to the caller: every other
 // rule is kept, and the earliest expiry is reported. A set that is not newer
 // is checked by its signatures and thresholds under the current root alone.
-func judge(have trusted, load load) (j judged, err error) {
+func judge(have trusted, load load, ap approvals) (j judged, err error) {
 	defer func() {
 		if r := recover(); r != nil { // go-tuf dereferences what JSON may leave nil
 			err = fmt.Errorf("bundle metadata: %v: %w", r, feed.ErrUntrusted)
@@ -119,6 +126,7 @@ func judge(have trusted, load load) (j judged, err error) {
 	if err != nil {
 		return j, err
 	}
+	j.threshold = root.Signed.Roles[metadata.TARGETS].Threshold
 	j.rotated = len(j.roots) > len(have.roots) && changed(old, root)
 	if have.timestamp == nil || j.rotated {
 		have.timestamp, have.snapshot = nil, nil
@@ -147,7 +155,7 @@ func judge(have trusted, load load) (j judged, err error) {
 			return j, fmt.Errorf("stored snapshot metadata: %w: %w", err, feed.ErrDamaged)
 		}
 	}
-	return j, j.finish(tm, load)
+	return j, j.finish(tm, load, ap)
 }
 
 // begin returns a workflow under the last root, with the stored timestamp loaded.
@@ -185,7 +193,7 @@ func stand(tm *trustedmetadata.TrustedMetadata, stamp, stored []byte) (Standing,
 }
 
 // finish loads snapshot and targets under the loaded timestamp.
-func (j *judged) finish(tm *trustedmetadata.TrustedMetadata, load load) error {
+func (j *judged) finish(tm *trustedmetadata.TrustedMetadata, load load, ap approvals) error {
 	meta := tm.Timestamp.Signed.Meta["snapshot.json"]
 	if meta == nil || len(tm.Timestamp.Signed.Meta) != 1 {
 		return untrusted(nameTime, errors.New("does not name the snapshot"))
@@ -205,6 +213,12 @@ func (j *judged) finish(tm *trustedmetadata.TrustedMetadata, load load) error {
 	name = targetsName(meta.Version)
 	if j.targets, err = load(name); err != nil {
 		return err
+	}
+	if j.targets, j.unapproved, err = countersigned(tm.Root, name, j.targets, ap.given, ap.known); err != nil {
+		return err
+	}
+	if j.unapproved { // judged by the bundle key alone, to be held
+		tm.Root = withThreshold(tm.Root, metadata.TARGETS, 1)
 	}
 	if j.targetsM, err = tm.UpdateTargets(j.targets); err != nil {
 		return untrusted(name, err)
@@ -259,7 +273,9 @@ func judgeRoots(known [][]byte, load load) ([][]byte, error) {
 	return chain, nil
 }
 
-// trustRoot parses a root and verifies it by itself.
+// trustRoot parses a root that was followed or paired before and verifies its
+// own threshold. Signatures of its predecessor's keys beside them are of no
+// concern here: judgeRoots looked at every one.
 func trustRoot(b []byte) (_ *metadata.Metadata[metadata.RootType], err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -270,12 +286,14 @@ func trustRoot(b []byte) (_ *metadata.Metadata[metadata.RootType], err error) {
 	if err != nil {
 		return nil, untrusted("root", err)
 	}
-	return tm.Root, exactRoot("root", tm.Root, tm.Root, b)
+	return tm.Root, nil
 }
 
-// changed reports whether the keys of the daily roles differ.
+// changed reports whether the keys that date a bundle differ (TUF §5.3.11). An
+// approver who comes or goes is no reason to forget versions: older bundles
+// would be news again.
 func changed(a, b *metadata.Metadata[metadata.RootType]) bool {
-	for _, role := range bundleRoles() {
+	for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT} {
 		x, y := slices.Sorted(slices.Values(a.Signed.Roles[role].KeyIDs)), slices.Sorted(slices.Values(b.Signed.Roles[role].KeyIDs))
 		if !slices.Equal(x, y) {
 			return true
@@ -291,13 +309,18 @@ func exact[T metadata.Roles](name string, root *metadata.Metadata[metadata.RootT
 	if err != nil || !bytes.Equal(again, raw) {
 		return untrusted(name, errors.New("is not in canonical form"))
 	}
-	all := *root
-	all.Signed.Roles = maps.Clone(root.Signed.Roles)
-	all.Signed.Roles[role] = &metadata.Role{KeyIDs: root.Signed.Roles[role].KeyIDs, Threshold: len(m.Signatures)}
-	if err := all.VerifyDelegate(role, m); err != nil {
+	if err := withThreshold(root, role, len(m.Signatures)).VerifyDelegate(role, m); err != nil {
 		return untrusted(name, err)
 	}
 	return nil
+}
+
+// withThreshold is the root with another threshold for one role.
+func withThreshold(root *metadata.Metadata[metadata.RootType], role string, n int) *metadata.Metadata[metadata.RootType] {
+	all := *root
+	all.Signed.Roles = maps.Clone(root.Signed.Roles)
+	all.Signed.Roles[role] = &metadata.Role{KeyIDs: root.Signed.Roles[role].KeyIDs, Threshold: n}
+	return &all
 }
 
 // exactRoot is exact for a root: its signers are its own and its predecessor's root keys.

@@ -26,7 +26,7 @@ func (w *writer) sign(key signature.Signer, chain [][]byte, c counter) (Set, err
 	if err != nil {
 		return set, err
 	}
-	orders, err := ordersBytes(w.o.Orders)
+	orders, err := ordersBytes(w.o.orders)
 	if err != nil {
 		return set, err
 	}
@@ -87,7 +87,7 @@ func (v *volume) last(name string, b []byte) error {
 // set ends tables, README and layout file, and describes them.
 func (w *writer) set(c counter, root int64) (Set, error) {
 	s := Set{Schema: SetSchema, Format: setFormat, Sites: w.o.Sites, Number: c.Number, Version: c.Version, Root: root,
-		Created: w.o.Now, Expires: w.o.Now.Add(w.o.Validity), Bytes: w.stream.n}
+		Created: w.o.Now, Expires: w.o.Now.Add(w.o.Validity), Bytes: w.stream.n, Urgent: w.o.Urgent, Partial: len(w.o.Only) > 0}
 	if w.o.Base != nil {
 		s.Base = &BaseRef{w.o.Base.Number, w.o.Base.Set}
 	}
@@ -117,11 +117,11 @@ func (w *writer) set(c counter, root int64) (Set, error) {
 	if s.Feeds, err = writeTable(w, nameFeeds, true, w.feeds); err != nil {
 		return s, err
 	}
-	orders, err := ordersBytes(w.o.Orders)
+	orders, err := ordersBytes(w.o.orders)
 	if err != nil {
 		return s, err
 	}
-	s.Orders = Ref{feed.DigestOf(orders), int64(len(orders)), int64(len(w.o.Orders))}
+	s.Orders = Ref{feed.DigestOf(orders), int64(len(orders)), int64(len(w.o.orders))}
 	return s, s.check()
 }
 
@@ -134,7 +134,7 @@ func (v *volume) describe(s Set, of int) error {
 	if len(index) > maxIndex {
 		return fmt.Errorf("index of %d bytes, at most %d fit", len(index), maxIndex)
 	}
-	text := readme(s, v.n, of)
+	text := readme(s, v.n, of, v.medium)
 	v.line.Index, v.line.Layout, v.line.Readme = objectOf(index), objectOf([]byte(layoutString)), objectOf(text)
 	return errors.Join(v.write(".", nameLayout, []byte(layoutString)), v.write(".", nameReadme, text))
 }
@@ -235,7 +235,7 @@ func (w *writer) dirs() (out []string) {
 func (w *writer) report(s Set, c counter) Report {
 	_, id, _ := s.encode()
 	r := w.packed
-	r.Packed = Packed{Number: c.Number, Set: id, Sites: s.Sites, Created: s.Created, Expires: s.Expires, Bytes: s.Bytes, Feeds: w.feeds}
+	r.Packed = Packed{Number: c.Number, Set: id, Sites: s.Sites, Created: s.Created, Expires: s.Expires, Bytes: s.Bytes, Feeds: w.feeds, Urgent: s.Urgent, Operator: w.o.Who, Media: w.o.Media}
 	if s.Base != nil {
 		r.Base = s.Base.Number
 	}
@@ -247,10 +247,17 @@ func (w *writer) report(s Set, c counter) Report {
 	return r
 }
 
+// readmeLabel begins the line that names the medium.
+const readmeLabel = "媒体番号 / medium: "
+
 // readme tells a finder what this is. It holds no person, host name or address.
-func readme(s Set, n, of int) []byte {
+func readme(s Set, n, of int, medium string) []byte {
 	date := s.Created.In(feed.JST()).Format("2006-01-02 15:04")
-	return fmt.Appendf(nil, "\ufeff艀 (Hashike) 更新便 第%d便  %d枚中%d枚目  %s 作成 (JST)\r\n\r\n"+
+	label := ""
+	if medium != "" { // a neutral number: it says nothing about whose it is
+		label = readmeLabel + medium + "\r\n\r\n"
+	}
+	return fmt.Appendf(nil, "\ufeff艀 (Hashike) 更新便 第%d便  %d枚中%d枚目  %s 作成 (JST)\r\n\r\n%s"+
 		"これは、インターネットにつながらないネットワークへ、製造元の更新プログラムを運ぶための媒体です。\r\n"+
 		"中のファイルを開いたり、消したり、書き足したりしないでください。取り込みは「hashike import」で行います。\r\n"+
 		"拾った方は、お手数ですが媒体のラベルにある組織へお返しください。個人情報は入っていません。\r\n\r\n"+
@@ -258,5 +265,5 @@ func readme(s Set, n, of int) []byte {
 		"This medium carries vendors' software updates to a network without internet.\r\n"+
 		"Do not open, remove or add files. It is read with \"hashike import\".\r\n"+
 		"If you found it, please return it to the organisation on its label. It holds no personal data.\r\n",
-		s.Number, of, n, date, s.Number, n, of, date)
+		s.Number, of, n, date, label, s.Number, n, of, date)
 }

@@ -67,6 +67,7 @@ type volume struct {
 	dir    string
 	syncFS bool            // one flush at the end covers all files
 	layers []v1.Descriptor // of the manifest at hand
+	medium string          // its registered number
 	index  v1.IndexManifest
 	line   VolumeLine
 	rows   int64 // lines of the blob map
@@ -84,6 +85,9 @@ func newWriter(ctx context.Context, o PackOptions, p *plan, number uint64) (*wri
 	w := &writer{ctx: ctx, o: o, p: p, number: number, carried: map[sum]struct{}{}}
 	for n := range p.layout.volumes() {
 		v := &volume{n: n + 1, dir: o.dir(n + 1)}
+		if n < len(o.Media) {
+			v.medium = o.Media[n]
+		}
 		v.line.Volume = v.n
 		v.index = v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{}}
 		for _, d := range []string{dirTUF, dirTables, dirBlobs} {

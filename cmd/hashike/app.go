@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -41,16 +42,22 @@ type app struct {
 	cat   *i18n.Catalog
 	kinds []feed.Kind
 	clock func() time.Time
+
+	typing bool          // a person types: questions can be asked
+	lines  *bufio.Reader // of in, once a question was asked
 }
 
 // run is the whole command; it returns the exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) int {
-	a := newApp(in, out, errw, langOf(args))
+	return newApp(in, out, errw, langOf(args)).execute(ctx, args)
+}
+
+func (a *app) execute(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errw)
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
 	return a.report(root.ExecuteContext(ctx))
 }
 
@@ -59,7 +66,7 @@ func newApp(in io.Reader, out, errw io.Writer, lang string) *app {
 	if err != nil {
 		panic(err) // the catalogue is part of the program; a test reads it
 	}
-	return &app{in: in, out: out, err: errw, kinds: all.Kinds(), clock: time.Now, lang: lang, cat: cat}
+	return &app{in: in, typing: isTerminal(in), out: out, err: errw, kinds: all.Kinds(), clock: time.Now, lang: lang, cat: cat}
 }
 
 // langOf finds --lang before the flags are parsed: the help texts need it.
@@ -83,7 +90,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.pushCommand(), a.pullCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.originCommand(),
-		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.quickstartCommand(), a.versionCommand())
+		a.clientCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.approveCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.personCommand(), a.approvalCommand(), a.mediaCommand(), a.quickstartCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs
@@ -124,6 +131,7 @@ type station struct {
 	store *cas.Store
 	log   *slog.Logger
 	floor time.Time
+	actor state.Actor
 }
 
 // open opens the data directory for a command of the given side ("" is
@@ -157,6 +165,9 @@ func (a *app) open(command, side string) (*station, error) {
 	}
 	fmt.Fprintln(a.err, s.banner())
 	if err := s.db.View(func(tx state.Tx) (err error) { s.floor, err = tx.Floor(); return err }); err != nil {
+		return nil, err
+	}
+	if err := s.identify(command); err != nil {
 		return nil, err
 	}
 	s.log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -216,7 +227,7 @@ func (s *station) audit(what string, err error, detail map[string]string) error 
 		result = err.Error()
 	}
 	return s.db.Update(func(tx state.Tx) error {
-		return tx.Audit(state.Record{Time: s.clock(), Floor: s.floor, Who: who(), What: what, Result: result, Detail: detail})
+		return tx.Audit(state.Record{Time: s.clock(), Floor: s.floor, Who: s.who(), What: what, Result: result, Detail: detail})
 	})
 }
 
@@ -341,6 +352,12 @@ func (a *app) shown(args map[string]string) map[string]string {
 		}
 		if n, err := strconv.ParseInt(v, 10, 64); err == nil && (k == "need" || k == "free") {
 			args[k] = bytesText(n)
+		}
+		if name := a.cat.T("role.is." + v); k == "role" && !strings.HasPrefix(name, "role.is.") {
+			args[k] = name
+		}
+		if name := a.cat.T("media.is." + v); k == "state" && !strings.HasPrefix(name, "media.is.") {
+			args[k] = name
 		}
 		if k == "number" && args["bundle"] == "" {
 			args["bundle"] = v

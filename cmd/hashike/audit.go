@@ -3,16 +3,17 @@ package main
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/text/encoding"
@@ -28,17 +29,18 @@ import (
 func (a *app) auditCommand() *cobra.Command {
 	c := &cobra.Command{Use: "audit", Short: a.cat.T("cmd.audit")}
 	var anchors []string
-	verify := &cobra.Command{Use: "verify [FILE]", Short: a.cat.T("cmd.auditverify"), Args: cobra.MaximumNArgs(1), RunE: func(_ *cobra.Command, files []string) error {
-		if len(files) == 1 { // an exported copy needs no data directory: the auditor's own PC will do
-			f, err := os.Open(files[0])
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			return a.verifyAudit(func(yield func(state.Record, error) bool) { state.ReadAudit(f)(yield) }, anchors)
+	verify := &cobra.Command{Use: "verify [FILE…]", Short: a.cat.T("cmd.auditverify"), Args: cobra.ArbitraryArgs, RunE: func(_ *cobra.Command, files []string) error {
+		if len(files) > 0 { // exported copies need no data directory: the auditor's own PC will do
+			return a.verifyCopies(files, anchors)
 		}
 		return a.with("audit verify", "", func(s *station) error {
-			return s.db.View(func(tx state.Tx) error { return a.verifyAudit(tx.AuditLog(1), anchors) })
+			if err := s.db.View(func(tx state.Tx) error { return a.verifyAudit(tx.AuditLog(1), anchors) }); err != nil {
+				return err
+			}
+			if err := state.CheckYears(s.db); err != nil {
+				return feed.NewFault(err, "H-703", "record", err.Error())
+			}
+			return nil
 		})
 	}}
 	verify.Flags().StringSliceVar(&anchors, "anchors", nil, a.cat.T("flag.anchors"))
@@ -52,8 +54,46 @@ func (a *app) auditCommand() *cobra.Command {
 	}}
 	export.Flags().StringVar(&year, "year", "", a.cat.T("flag.year"))
 	export.Flags().StringVar(&to, "to", ".", a.cat.T("flag.exportto"))
-	c.AddCommand(verify, export)
+	var closing string
+	closeYear := &cobra.Command{Use: "close [--year YEAR]", Short: a.cat.T("cmd.auditclose"), RunE: func(*cobra.Command, []string) error {
+		y := 0
+		if closing != "" {
+			var err error
+			if y, err = fiscalYear(closing); err != nil {
+				return err
+			}
+		}
+		return a.with("audit close", "", func(s *station) error { return s.closeYears(y, a.out) })
+	}}
+	closeYear.Flags().StringVar(&closing, "year", "", a.cat.T("flag.year"))
+	c.AddCommand(verify, export, closeYear)
 	return c
+}
+
+// verifyCopies reads exported copies and year files as one log, oldest first.
+func (a *app) verifyCopies(names []string, anchors []string) error {
+	var files []io.Reader
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+	return a.verifyAudit(state.ReadAudit(files...), anchors)
+}
+
+// closeYears closes what is over: one signed file for each fiscal year.
+func (s *station) closeYears(year int, out io.Writer) error {
+	closed, err := state.CloseYears(s.db, year, s.now())
+	if errors.Is(err, state.ErrOpenYear) {
+		return feed.NewFault(err, "H-650", "year", fmt.Sprint(year))
+	}
+	for _, c := range closed {
+		fmt.Fprintln(out, s.cat.T("audit.closed", c.Year, c.Year-2018, s.dir.YearFile(c.Side, c.Year), c.Last-c.First+1, c.Anchor, c.Fingerprint()))
+	}
+	return err
 }
 
 // verifyAudit walks the chain and holds it against anchors from paper: a
@@ -116,26 +156,13 @@ func fiscalYear(s string) (int, error) {
 // exportAudit writes one fiscal year: the records themselves (what audit
 // verify reads), and the same as tables for people.
 func (s *station) exportAudit(year int, to string) error {
-	from := time.Date(year, time.April, 1, 0, 0, 0, 0, feed.JST())
-	until := from.AddDate(1, 0, 0)
-	var records []state.Record
-	err := s.db.View(func(tx state.Tx) error {
-		for r, err := range tx.AuditLog(1) {
-			if err != nil {
-				return feed.NewFault(err, "H-703", "record", fmt.Sprint(r.Number))
-			}
-			if !r.Time.Before(from) && r.Time.Before(until) {
-				records = append(records, r)
-			}
-		}
-		return nil
-	})
+	records, err := s.yearRecords(year)
 	if err != nil {
 		return err
 	}
 	base := filepath.Join(to, fmt.Sprintf("audit-%s-%d", s.side, year))
 	for ext, write := range map[string]func(io.Writer) error{
-		".jsonl": func(w io.Writer) error { return auditLines(w, records) },
+		".jsonl": func(w io.Writer) error { return s.auditCopy(w, year, records) },
 		".csv": func(w io.Writer) error {
 			if _, err := w.Write([]byte("\ufeff")); err != nil { // Excel opens UTF-8 only with a BOM
 				return err
@@ -155,6 +182,52 @@ func (s *station) exportAudit(year int, to string) error {
 		fmt.Fprintln(s.out, base+ext)
 	}
 	return s.audit("audit export", nil, map[string]string{"year": fmt.Sprint(year), "records": fmt.Sprint(len(records))})
+}
+
+// yearRecords are the records of a fiscal year: those of its year file once it
+// is closed, else from the first to the last with its date. Records between
+// them whose clock was wrong belong to them, so that the chain has no gap.
+func (s *station) yearRecords(year int) ([]state.Record, error) {
+	var records []state.Record
+	if f, err := os.Open(s.dir.YearFile(s.side, year)); err == nil {
+		defer f.Close()
+		for r, err := range state.ReadAudit(f) {
+			if err != nil {
+				return nil, feed.NewFault(err, "H-703", "record", fmt.Sprint(r.Number))
+			}
+			records = append(records, r)
+		}
+		return records, nil
+	}
+	err := s.db.View(func(tx state.Tx) error {
+		end := 0
+		for r, err := range tx.AuditLog(1) {
+			if err != nil {
+				return feed.NewFault(err, "H-703", "record", fmt.Sprint(r.Number))
+			}
+			if state.FiscalYear(r.Time) == year {
+				end = len(records) + 1
+			}
+			if end > 0 {
+				records = append(records, r)
+			}
+		}
+		records = records[:end]
+		return nil
+	})
+	return records, err
+}
+
+// auditCopy is the signed year file, or the records of a year that is still open.
+func (s *station) auditCopy(w io.Writer, year int, records []state.Record) error {
+	b, err := os.ReadFile(s.dir.YearFile(s.side, year))
+	if errors.Is(err, fs.ErrNotExist) {
+		return auditLines(w, records)
+	}
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	return err
 }
 
 func auditLines(w io.Writer, records []state.Record) error {
@@ -177,7 +250,15 @@ func (s *station) auditRow(r state.Record) []string {
 			detail = append(detail, k+"="+r.Detail[k])
 		}
 	}
-	return []string{fmt.Sprint(r.Number), i18n.Date(r.Time, s.cat.Language()), r.Who, r.What, r.Result, strings.Join(detail, " "), r.Anchor()}
+	who := r.Who
+	if r.Person != "" || r.Role != "" {
+		role := ""
+		if r.Role != "" {
+			role = s.cat.T("role.is." + r.Role)
+		}
+		who = fmt.Sprintf("%s %s（%s）", r.Who, r.Person, role)
+	}
+	return []string{fmt.Sprint(r.Number), i18n.Date(r.Time, s.cat.Language()), i18n.Date(r.Floor, s.cat.Language()), who, r.What, r.Result, strings.Join(detail, " "), r.Anchor()}
 }
 
 func (s *station) auditTable(w io.Writer, records []state.Record) error {

@@ -56,30 +56,75 @@ func (s *station) publisher() (*mirror.Publisher, error) {
 		return nil, err
 	}
 	return mirror.NewPublisher(mirror.Options{Data: s.dir, DB: s.db, Store: s.store, Feeds: s.cfg.Feeds, Clock: s.now, Rings: r,
-		Keep: s.cfg.Rings.Keep, Who: who(), Log: s.log}), nil
+		Keep: s.cfg.Rings.Keep, Who: s.who(), Log: s.log}), nil
 }
 
 func (a *app) importCommand() *cobra.Command {
-	return &cobra.Command{Use: "import DIR…", Short: a.cat.T("cmd.import"), Args: cobra.MinimumNArgs(1),
+	var o consent
+	var back bool
+	c := &cobra.Command{Use: "import DIR…", Short: a.cat.T("cmd.import"), Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, dirs []string) error {
+			if o.telephone && o.by == "" {
+				return usageError{fmt.Errorf("--telephone: %s", a.cat.T("flag.telephone"))}
+			}
 			return a.with("import", inside, func(s *station) error {
-				if err := s.importDirs(c.Context(), dirs, a.out); err != nil {
+				if back && s.cfg.Zone == "mynumber" { // nothing ever leaves that network on a medium
+					return feed.NewFault(fmt.Errorf("--return in the My Number network: %w", feed.ErrHeld), "H-655")
+				}
+				err := s.importDirs(c.Context(), dirs, &o, a.out)
+				if back {
+					err = errors.Join(err, s.writeReturn(dirs[0]))
+				}
+				if err != nil {
 					return err
 				}
-				return s.advance(c.Context(), a.out)
+				return errors.Join(s.advance(c.Context(), a.out), o.waits)
 			})
 		}}
+	c.Flags().StringVar(&o.by, "approved-by", "", a.cat.T("flag.approvedby"))
+	c.Flags().BoolVar(&o.telephone, "telephone", false, a.cat.T("flag.telephone"))
+	c.Flags().StringVar(&o.found, "found", "", a.cat.T("flag.found"))
+	c.Flags().BoolVar(&back, "return", false, a.cat.T("flag.return"))
+	return c
+}
+
+// writeReturn puts what would be typed outside on the medium: the receipt code
+// of a complete state, else what lacks.
+func (s *station) writeReturn(dir string) error {
+	var r packager.Return
+	n, err := packager.Lacking(s.db, s.store)
+	if err != nil {
+		return err
+	}
+	if !n.Empty() {
+		r.Need = n.String()
+	}
+	shown, err := packager.ShowReceipt(s.db, s.missing, s.who(), s.now())
+	if err == nil {
+		r.Receipt = shown.Code
+	} else if !errors.Is(err, feed.ErrHeld) || r.Need == "" {
+		return err
+	}
+	var current packager.Accepted
+	if err := s.db.View(func(tx state.Tx) (err error) { current, _, err = packager.Current(tx); return err }); err != nil {
+		return err
+	}
+	if err := packager.WriteReturn(s.db, dir, r, current.Number, current.Set, s.now()); err != nil {
+		return err
+	}
+	fmt.Fprintln(s.out, s.cat.T("return.written", current.Number))
+	return nil
 }
 
 // importDirs imports one bundle from its volumes and says what happened to each feed.
-func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) error {
+func (s *station) importDirs(ctx context.Context, dirs []string, c *consent, out io.Writer) error {
 	bar := s.progress()
 	setups := map[string]feed.Setup{}
 	for _, f := range s.cfg.Feeds {
 		setups[f.Name] = f
 	}
 	report, err := mirror.Import(ctx, mirror.ImportOptions{Data: s.dir, DB: s.db, Store: s.store, Feeds: setups, Verify: s.verifyInside,
-		Clock: s.clock, Log: s.log, Who: who(),
+		Clock: s.clock, Log: s.log, Who: s.who(), Admit: s.admit(c),
 		Progress: func(p packager.Progress) { bar.step(s.cat.T("stage."+p.Stage), p.Done, p.Total) }}, dirs)
 	bar.done()
 	s.printImport(report, out)
@@ -96,7 +141,7 @@ func (s *station) importDirs(ctx context.Context, dirs []string, out io.Writer) 
 
 // printNeed shows what to bring if no volume that is still to come holds it.
 func (s *station) printNeed(r mirror.ImportReport, out io.Writer) error {
-	if r.Set.Number == 0 || r.Left == 0 && len(r.Feeds) > 0 && !slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) || len(r.Needed) > 0 {
+	if r.Set.Number == 0 || r.Left == 0 && len(r.Feeds) > 0 && !slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) || len(r.Needed) > 0 || r.Set.Partial {
 		return nil
 	}
 	n, err := packager.Lacking(s.db, s.store)
@@ -152,7 +197,7 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 	fmt.Fprintln(out, "  "+s.cat.T("import.words", setWords(r.ID)))
 	for _, f := range r.Feeds {
 		fmt.Fprintln(out, "  "+s.cat.T("import."+string(f.Outcome), f.Feed, f.Serial))
-		if f.Outcome == mirror.FeedIncomplete && len(r.Needed) > 0 {
+		if f.Outcome == mirror.FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial) {
 			continue // its files are on the volumes named below
 		}
 		for i, name := range f.Names {
@@ -241,7 +286,7 @@ func (s *station) publish(ctx context.Context, setups []feed.Setup, ring string,
 	if err != nil {
 		return err
 	}
-	o.By = who()
+	o.By = s.who()
 	var errs []error
 	for _, f := range setups {
 		gens, err := p.Publish(ctx, f.Name, ring, o)
@@ -267,7 +312,7 @@ func (s *station) release(setups []feed.Setup, reason string) error {
 			continue
 		}
 		done[n] = true
-		if err := packager.Release(s.db, n, reason, who(), s.clock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := packager.Release(s.db, n, reason, s.who(), s.clock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -287,7 +332,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				gens, err := p.Rollback(c.Context(), args[0], serial, who(), reason)
+				gens, err := p.Rollback(c.Context(), args[0], serial, s.who(), reason)
 				s.printGenerations(gens, a.out)
 				return err
 			})
@@ -309,7 +354,7 @@ func (a *app) withdrawCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				gens, took, err := p.Withdraw(c.Context(), args[0], file, who(), reason)
+				gens, took, err := p.Withdraw(c.Context(), args[0], file, s.who(), reason)
 				s.printGenerations(gens, a.out)
 				if err == nil {
 					fmt.Fprintln(a.out, a.cat.T("withdraw.took", len(took)))
@@ -395,9 +440,10 @@ func (s *station) watchInbox(ctx context.Context, still time.Duration) {
 	seen := map[string]sight{}
 	for {
 		for _, dir := range s.inboxReady(seen, still) {
-			err := s.importDirs(ctx, []string{dir}, s.out)
+			var c consent // nobody is there to ask: what no blanket approval covers waits
+			err := s.importDirs(ctx, []string{dir}, &c, s.out)
 			if err == nil {
-				err = s.advance(ctx, s.out)
+				err = errors.Join(s.advance(ctx, s.out), c.waits)
 			}
 			if err != nil && ctx.Err() == nil {
 				s.app.report(err)
@@ -438,7 +484,12 @@ func (s *station) inboxReady(seen map[string]sight, still time.Duration) []strin
 			seen[dir] = sight{stamp: stamp, since: time.Now()}
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil || before.taken || time.Since(before.since) < still {
+		if approvals, _ := filepath.Glob(filepath.Join(dir, "approval-*.json")); len(approvals) == 0 {
+			if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
+				continue
+			}
+		}
+		if before.taken || time.Since(before.since) < still {
 			continue
 		}
 		before.taken = true

@@ -83,6 +83,7 @@ func TestRunWatchesTheInbox(t *testing.T) {
 	w := newWorld(t, clamavBlock(spool))
 	w.outside("fetch")
 	w.pack()
+	w.inside("approval", "blanket", "--by", "課長", "--reason", "毎日のウイルス定義")
 	errs := discard()
 	a := testApp(t, w.path(inside), errs)
 	s, err := a.open("run", inside)

@@ -69,14 +69,14 @@ func TestTrustOrderBringsAVendorKey(t *testing.T) {
 	dir, key := signedTree(t, map[string]string{"tool.exe": "one", "readme.txt": "two"})
 	w := newWorld(t, treeBlock(dir))
 	w.fails(exitUntrusted, "H-502", "--data", w.path(outside), "fetch")
-	roots, err := filepath.Glob(w.path(outside, "keys/offline/*"))
+	roots, err := filepath.Glob(w.path("envelopes", "*.txt"))
 	if err != nil || len(roots) != 3 {
 		t.Fatalf("root keys: %v %v", roots, err)
 	}
 	trust := []string{"--data", w.path(outside), "order", "trust", "--feed", "tools", "--anchor", key, "--reason", "試験", "--approver", "課長"}
-	w.fails(exitConfig, "H-202", trust...)
-	w.fails(exitConfig, "H-202", append(trust, "--root-key", roots[0])...)
-	w.fails(exitConfig, "H-202", append(trust, "--root-key", roots[0], "--root-key", roots[0])...)
+	w.fails(exitConfig, "H-513", trust...)
+	w.fails(exitConfig, "H-513", append(trust, "--root-key", roots[0])...)
+	w.fails(exitConfig, "H-513", append(trust, "--root-key", roots[0], "--root-key", roots[0])...)
 	w.ok("", append(trust, "--root-key", roots[0], "--root-key", roots[2])...)
 	w.carry()
 	if got := w.status(inside).Feeds[0]; got.Weakest != feed.Signed || got.Serial == 0 {

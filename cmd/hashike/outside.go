@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashike/hashike/fetcher"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
 )
@@ -30,7 +31,7 @@ func (s *station) fetcher(progress func(fetcher.Event)) (*fetcher.Fetcher, error
 		}
 		n.ExtraRoots = append(n.ExtraRoots, pem)
 	}
-	return fetcher.New(fetcher.Options{Data: s.dir, DB: s.db, Store: s.store, Network: n, Clock: s.clock, Log: s.log, Progress: progress, Who: who(),
+	return fetcher.New(fetcher.Options{Data: s.dir, DB: s.db, Store: s.store, Network: n, Clock: s.clock, Log: s.log, Progress: progress, Who: s.who(),
 		Verify: func(ctx context.Context, setup feed.Setup, c feed.Content, prev state.FeedState) (fetcher.Verdict, error) {
 			v, err := s.verify(ctx, setup, c, prev)
 			return fetcher.Verdict{Marks: v.Marks, Withheld: v.Withheld, Weakest: v.Weakest}, err
@@ -119,11 +120,33 @@ func (a *app) checkCommand() *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(a.out, a.cat.T("check.ok", s.cfg.Path))
-			return nil
+			return s.printGuard(a.out)
 		})
 	}}
 	c.Flags().BoolVar(&hosts, "hosts", false, a.cat.T("flag.hosts"))
 	return c
+}
+
+// unnamed puts registry numbers for the persons in an order, which travels: a
+// medium names nobody. names are for the log.
+func (s *station) unnamed(o feed.Order) (feed.Order, map[string]string, error) {
+	var names map[string]string
+	err := s.db.View(func(tx state.Tx) (err error) {
+		if o.Approver != "" {
+			if o.Approver, err = people.CheckApprover(tx, o.Approver, s.who()); err != nil {
+				return err
+			}
+		}
+		names = map[string]string{"approver": o.Approver, "operator": o.Operator}
+		if o.Operator, err = neutral(tx, o.Operator, people.Operator); err != nil {
+			return err
+		}
+		if o.Approver != "" {
+			o.Approver, err = neutral(tx, o.Approver, people.Approver)
+		}
+		return err
+	})
+	return o, names, err
 }
 
 // printHosts prints the permission request for the security cloud.
@@ -144,12 +167,12 @@ func (s *station) printHosts(out io.Writer) error {
 // every bundle from now on.
 func (a *app) orderCommand() *cobra.Command {
 	var o feed.Order
-	var strength, until, anchorFile, use, keyID, floor string
+	var strength, until, anchorFile, use, keyID, floor, issuer, signedAfter string
 	var rootKeys []string
 	c := &cobra.Command{Use: "order trust|distrust|exception|allow-rollback|pull-back|floor", Short: a.cat.T("cmd.order"), Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with("order", outside, func(s *station) error {
-				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), who(), s.now()
+				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), s.who(), s.now()
 				if strength != "" {
 					if err := o.Strength.UnmarshalText([]byte(strength)); err != nil {
 						return err
@@ -165,12 +188,20 @@ func (a *app) orderCommand() *cobra.Command {
 				if keyID != "" || o.Kind == feed.OrderDistrust {
 					o.Distrust = &feed.Distrust{KeyID: strings.ToUpper(keyID), Digest: o.Digest, Reason: o.Reason}
 				}
+				var after time.Time
+				if signedAfter != "" {
+					t, err := time.ParseInLocation("2006-01-02", signedAfter, feed.JST())
+					if err != nil {
+						return fmt.Errorf("--after: %w: %w", err, feed.ErrConfig)
+					}
+					after = t.UTC()
+				}
 				if anchorFile != "" {
 					b, err := os.ReadFile(anchorFile)
 					if err != nil {
 						return err
 					}
-					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: anchorFile}
+					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: filepath.Base(anchorFile)}
 				}
 				if floor != "" {
 					t, err := time.Parse(time.RFC3339, floor)
@@ -179,15 +210,13 @@ func (a *app) orderCommand() *cobra.Command {
 					}
 					o.Time = t
 				}
-				var keys [][]byte
-				for _, p := range rootKeys {
-					b, err := os.ReadFile(p)
-					if err != nil {
-						return err
+				if issuer != "" || !after.IsZero() {
+					if o.Distrust == nil {
+						return usageError{errors.New(a.cat.T("order.issuer"))}
 					}
-					keys = append(keys, b)
+					o.Distrust.Issuer, o.Distrust.After = issuer, after
 				}
-				return s.issue(o, keys)
+				return s.issue(o, rootKeys)
 			})
 		}}
 	f := c.Flags()
@@ -200,47 +229,50 @@ func (a *app) orderCommand() *cobra.Command {
 	f.StringVar(&anchorFile, "anchor", "", a.cat.T("flag.anchor"))
 	f.StringVar(&use, "use", "openpgp", a.cat.T("flag.use"))
 	f.StringVar(&keyID, "key", "", a.cat.T("flag.key"))
+	f.StringVar(&issuer, "issuer", "", a.cat.T("flag.issuer"))
+	f.StringVar(&signedAfter, "after", "", a.cat.T("flag.after"))
 	f.StringVar(&floor, "time", "", a.cat.T("flag.time"))
 	f.Uint64Var(&o.Serial, "serial", 0, a.cat.T("flag.serial"))
 	f.StringSliceVar(&rootKeys, "root-key", nil, a.cat.T("flag.rootkey"))
 	return c
 }
 
-// issue numbers an order, checks it and keeps it; pack signs it with the set.
-// What the bundle key alone may not order is signed with root keys here.
-func (s *station) issue(o feed.Order, rootKeys [][]byte) error {
-	err := s.db.Update(func(tx state.Tx) error {
-		orders, err := tx.Orders()
-		if err != nil {
+// issue numbers an order, signs and keeps it; it travels from the next bundle
+// on. What neither bundle key nor approver may order is signed with root keys,
+// from files or as typed.
+func (s *station) issue(o feed.Order, files []string) error {
+	if o.Digest != "" {
+		if _, err := feed.ParseDigest(string(o.Digest)); err != nil {
+			return fmt.Errorf("%w: %w", err, feed.ErrConfig)
+		}
+	}
+	draft := o // said before anybody types 240 digits
+	draft.Number = 1
+	if err := draft.Check(); err != nil {
+		return err
+	}
+	approver, err := packager.ApproverEnrolled(s.dir)
+	if err != nil {
+		return err
+	}
+	var keys []packager.RootKey
+	if len(files) > 0 || packager.NeedsRoot(o.Kind) && !approver {
+		if keys, err = s.rootKeysFrom(files); err != nil {
 			return err
 		}
-		for _, old := range orders {
-			o.Number = max(o.Number, old.Number)
-		}
-		o.Number++
-		if err := o.Check(); err != nil {
-			return err
-		}
-		if o.Digest != "" {
-			if _, err := feed.ParseDigest(string(o.Digest)); err != nil {
-				return fmt.Errorf("%w: %w", err, feed.ErrConfig)
-			}
-		}
-		if packager.NeedsRoot(o.Kind) {
-			if o, err = packager.SignOrder(s.dir, o, rootKeys); err != nil {
-				return err
-			}
-		}
-		if err := tx.PutOrder(o); err != nil {
-			return err
-		}
-		return tx.Audit(state.Record{Time: s.clock(), Floor: s.floor, Who: who(), What: "order", Result: "ok",
-			Detail: map[string]string{"order": fmt.Sprint(o.Number), "kind": string(o.Kind), "feed": o.Feed, "reason": o.Reason, "approver": o.Approver}})
-	})
+	}
+	var names map[string]string
+	if o, names, err = s.unnamed(o); err != nil {
+		return err
+	}
+	o, waits, err := packager.Issue(s.db, o, keys, s.who(), names, s.clock())
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(s.out, s.cat.T("order.issued", o.Number, string(o.Kind)))
+	if waits {
+		fmt.Fprintln(s.out, s.cat.T("order.waits", o.Number))
+	}
 	if o.Kind == feed.OrderTrust {
 		fmt.Fprintf(s.out, "%s %s\n", o.Anchor.Name, feed.DigestOf(o.Anchor.Data))
 	}

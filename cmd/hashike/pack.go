@@ -16,6 +16,7 @@ import (
 	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
 )
@@ -38,6 +39,13 @@ func (a *app) packCommand() *cobra.Command {
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
 	c.Flags().IntVar(&o.site, "site", 1, a.cat.T("flag.site"))
+	c.Flags().StringSliceVar(&o.feeds, "feed", nil, a.cat.T("flag.packfeed"))
+	c.Flags().BoolVar(&o.urgent, "urgent", false, a.cat.T("flag.urgent"))
+	c.Flags().StringArrayVar(&o.media, "medium", nil, a.cat.T("flag.medium"))
+	c.Flags().StringVar(&o.lent.Borrower, "borrower", "", a.cat.T("flag.borrower"))
+	c.Flags().StringVar(&o.lent.Department, "department", "", a.cat.T("flag.department"))
+	c.Flags().StringVar(&o.lent.Purpose, "purpose", "", a.cat.T("flag.purpose"))
+	c.Flags().StringVar(&o.found, "found", "", a.cat.T("flag.found"))
 	return c
 }
 
@@ -51,6 +59,11 @@ type packOptions struct {
 	full   bool
 	base   uint64 // a bundle number the inside is known to hold; 0 is the recorded base
 	site   int
+	feeds  []string
+	urgent bool
+	media  []string // registered numbers, in the order of to
+	lent   packager.Loan
+	found  string // how a lost medium came back
 	clock  string // why a clock long after every vendor's signature is right
 }
 
@@ -64,16 +77,13 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if err != nil {
 		return usageError{fmt.Errorf("--volume-size %s: %s", o.size, s.cat.T("flag.volume"))}
 	}
-	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: who(), ClockChecked: o.clock,
+	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: s.who(), ClockChecked: o.clock,
 		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
 	if p.Feeds, p.NewestSigned, err = s.carries(); err != nil {
 		return err
 	}
 	err = s.db.View(func(tx state.Tx) error {
 		var err error
-		if p.Orders, err = tx.Orders(); err != nil {
-			return err
-		}
 		if o.full {
 			return nil
 		}
@@ -90,9 +100,21 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		}
 		p.Need = &n
 	}
+	if o.urgent && len(o.feeds) == 0 {
+		return usageError{fmt.Errorf("--urgent: %s", s.cat.T("flag.packfeed"))}
+	}
+	if p.Urgent, p.Only = o.urgent, o.feeds; len(o.feeds) > 0 && p.Need == nil {
+		if p.Feeds, err = s.asPacked(p.Feeds, o.feeds); err != nil {
+			return err
+		}
+	}
 	if o.dry {
 		return s.estimate(ctx, p, o, out)
 	}
+	if err := s.numbered(&o, to); err != nil {
+		return err
+	}
+	p.Media = o.media
 	bar := s.progress()
 	p.Progress = func(e packager.Progress) { bar.step(s.cat.T("stage."+e.Stage), e.Done, e.Total) }
 	r, err := packager.Pack(ctx, p)
@@ -110,7 +132,25 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	}
 	s.printCover(r.Cover, r.Volumes, out)
 	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
-	sh, err := s.carrySheet(r, p.Feeds)
+	if r.Approval {
+		fmt.Fprintln(out, s.cat.T("pack.approval"))
+	}
+	for _, n := range r.Waiting {
+		fmt.Fprintln(out, s.cat.T("pack.waiting", n))
+	}
+	if err := s.lend(&o, to, r); err != nil {
+		return err
+	}
+	if o.urgent {
+		err := s.db.Update(func(tx state.Tx) error {
+			return people.Await(tx, people.Approval{Bundle: r.Number, Set: r.Set, Urgent: true, Operator: r.Operator}, s.clock())
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(out, s.cat.T("pack.urgent", r.Number))
+	}
+	sh, err := s.carrySheet(r, p.Feeds, o)
 	if err != nil {
 		return err
 	}
@@ -121,6 +161,36 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, lang)))
 	}
 	return nil
+}
+
+// asPacked is what a bundle of some feeds states: these as they are now, the
+// others as the last bundle stated them, whose medium may still be on its way.
+func (s *station) asPacked(now []packager.Carry, some []string) ([]packager.Carry, error) {
+	var last packager.Packed
+	err := s.db.View(func(tx state.Tx) (err error) { last, err = packager.LastPacked(tx); return err })
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range now {
+		name := c.Snapshot.Header().Feed
+		at := slices.IndexFunc(last.Feeds, func(l packager.FeedLine) bool { return l.Feed == name })
+		if at < 0 || slices.Contains(some, name) {
+			continue
+		}
+		l := last.Feeds[at]
+		snap, err := s.store.Snapshot(name, l.Serial)
+		if err != nil || snap.ID() != l.Snapshot {
+			continue // no longer stored: state the newest, which the next bundle brings
+		}
+		now[i] = packager.Carry{Snapshot: snap}
+		if path := s.dir.Evidence(name, l.Serial, outside); l.Evidence != "" {
+			if _, err := os.Stat(path); err != nil {
+				return nil, err
+			}
+			now[i].Evidence = path
+		}
+	}
+	return now, nil
 }
 
 const (

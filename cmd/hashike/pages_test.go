@@ -68,7 +68,7 @@ func TestPagesInABrowser(t *testing.T) {
 	blocks = clamavBlock(spool) + "\n" + treeBlock(dir)
 	w := newWorld(t, blocks)
 	w.outside("order", "trust", "--feed", "tools", "--anchor", key, "--reason", "試験", "--approver", "課長",
-		"--root-key", w.path(outside, "keys/offline/root-1.pem"), "--root-key", w.path(outside, "keys/offline/root-2.pem"))
+		"--root-key", w.path("envelopes", "root-key-1.txt"), "--root-key", w.path("envelopes", "root-key-2.txt"))
 	w.carry()
 	terminals, admin := w.serveBoth()
 	b := newBrowser(t)

@@ -121,7 +121,7 @@ func (q *quick) run(ctx context.Context) error {
 	}
 	defer in.close()
 	q.say("quick.import")
-	if err := in.importDirs(ctx, []string{media}, q.out); err != nil {
+	if err := in.importDirs(ctx, []string{media}, &consent{by: q.cat.T("quick.approver")}, q.out); err != nil {
 		return err
 	}
 	q.took()
@@ -159,7 +159,7 @@ func (q *quick) setUp() ([]string, error) {
 	}
 	q.say("quick.outside", filepath.Join(q.dir, outside))
 	o := q.side(outside)
-	sheet, err := o.initOutside(state.Dir(o.data), 1, q.cat.T("quick.name"), 0, blocks...)
+	sheet, err := o.initOutside(state.Dir(o.data), 1, q.cat.T("quick.name"), 0, ceremony{to: filepath.Join(q.dir, "envelopes")}, blocks...)
 	if err != nil {
 		return nil, err
 	}

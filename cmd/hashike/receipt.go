@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/packager"
 )
 
@@ -17,7 +19,7 @@ func (a *app) receiptCommand() *cobra.Command {
 	var asJSON bool
 	show := &cobra.Command{Use: "show", Short: a.cat.T("cmd.receiptshow"), RunE: func(*cobra.Command, []string) error {
 		return a.with("receipt show", inside, func(s *station) error {
-			r, err := packager.ShowReceipt(s.db, s.missing, who(), s.now())
+			r, err := packager.ShowReceipt(s.db, s.missing, s.who(), s.now())
 			if err != nil {
 				return err
 			}
@@ -29,23 +31,19 @@ func (a *app) receiptCommand() *cobra.Command {
 		})
 	}}
 	show.Flags().BoolVar(&asJSON, "json", false, a.cat.T("flag.json"))
-	enter := &cobra.Command{Use: "enter CODE", Short: a.cat.T("cmd.receiptenter"), Args: cobra.MinimumNArgs(1), RunE: func(_ *cobra.Command, typed []string) error {
+	var from string
+	enter := &cobra.Command{Use: "enter CODE", Short: a.cat.T("cmd.receiptenter"), Args: cobra.ArbitraryArgs, RunE: func(_ *cobra.Command, typed []string) error {
+		if (from == "") == (len(typed) == 0) {
+			return usageError{fmt.Errorf("receipt enter CODE, receipt enter --from DIR: %s", a.cat.T("cmd.receiptenter"))}
+		}
 		return a.with("receipt enter", outside, func(s *station) error {
-			r, err := enterAt(s, strings.Join(typed, ""))
-			if err != nil {
-				return err
+			if from != "" {
+				return s.takeReturn(from)
 			}
-			key := "receipt.entered"
-			if !r.Moved {
-				key = "receipt.known"
-			}
-			fmt.Fprintln(a.out, a.cat.T(key, r.Site, r.Number))
-			if r.Result == packager.ReceiptPartly {
-				fmt.Fprintln(a.out, a.cat.T("receipt.partly"))
-			}
-			return nil
+			return s.enter(strings.Join(typed, ""))
 		})
 	}}
+	enter.Flags().StringVar(&from, "from", "", a.cat.T("flag.returnfrom"))
 	c.AddCommand(show, enter)
 	return c
 }
@@ -76,7 +74,7 @@ func (a *app) baseCommand() *cobra.Command {
 	var number uint64
 	set := &cobra.Command{Use: "set", Short: a.cat.T("cmd.baseset"), RunE: func(*cobra.Command, []string) error {
 		return a.with("base set", outside, func(s *station) error {
-			if err := packager.SetBase(s.db, site, number, who(), s.now()); err != nil {
+			if err := packager.SetBase(s.db, site, number, s.who(), s.now()); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.out, a.cat.T("base.set", site, number))
@@ -89,7 +87,45 @@ func (a *app) baseCommand() *cobra.Command {
 	return c
 }
 
-// enterAt is "receipt enter" at this station's clock.
-func enterAt(s *station, typed string) (packager.Received, error) {
-	return packager.EnterReceipt(s.db, typed, who(), s.now())
+// enter takes one code and says what it meant.
+func (s *station) enter(code string) error {
+	r, err := packager.EnterReceipt(s.db, code, s.who(), s.now())
+	if err != nil {
+		return err
+	}
+	key := "receipt.entered"
+	if !r.Moved {
+		key = "receipt.known"
+	}
+	fmt.Fprintln(s.out, s.cat.T(key, r.Site, r.Number))
+	if r.Result == packager.ReceiptPartly {
+		fmt.Fprintln(s.out, s.cat.T("receipt.partly"))
+	}
+	return nil
+}
+
+// takeReturn takes what an inside wrote on a medium that came back.
+func (s *station) takeReturn(dir string) error {
+	r, err := packager.ReadReturn(dir)
+	if err != nil {
+		return err
+	}
+	if r.Receipt != "" {
+		if err := s.enter(r.Receipt); err != nil {
+			return err
+		}
+	}
+	if r.Need == "" {
+		return nil
+	}
+	n, err := packager.ParseNeed(r.Need)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(s.dir.Outbox(), fmt.Sprintf("need-%05d.txt", n.Number))
+	if err := durable.WriteFile(path, []byte(n.String()+"\r\n")); err != nil {
+		return err
+	}
+	fmt.Fprintln(s.out, s.cat.T("return.need", n.Number, path))
+	return s.audit("return need", nil, map[string]string{"bundle": fmt.Sprint(n.Number)})
 }

@@ -15,6 +15,7 @@ import (
 const (
 	advanceEvery = time.Minute
 	scrubEvery   = 24 * time.Hour
+	closeEvery   = 6 * time.Hour // on or after 1 April the year that is over gets its file
 	inboxStill   = 20 * time.Second
 )
 
@@ -42,7 +43,10 @@ func (s *station) runOutside(ctx context.Context) error {
 		return err
 	}
 	defer f.Close()
-	return f.Schedule(ctx, s.cfg.Feeds)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.Schedule(ctx, s.cfg.Feeds) })
+	g.Go(func() error { s.closing(ctx); return nil })
+	return g.Wait()
 }
 
 // runInside serves, watches the inbox, publishes what is due and rereads the store.
@@ -52,6 +56,7 @@ func (s *station) runInside(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serve(ctx, nil, nil) })
+	g.Go(func() error { s.closing(ctx); return nil })
 	g.Go(func() error { s.watchInbox(ctx, inboxStill); return nil })
 	g.Go(func() error { s.every(ctx, advanceEvery, func() error { return s.advance(ctx, s.out) }); return nil })
 	g.Go(func() error {
@@ -59,6 +64,15 @@ func (s *station) runInside(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// closing closes fiscal years that are over, now and from time to time.
+func (s *station) closing(ctx context.Context) {
+	f := func() error { return s.closeYears(0, s.out) }
+	if err := f(); err != nil {
+		s.app.report(err)
+	}
+	s.every(ctx, closeEvery, f)
 }
 
 // every repeats f; what it meets is told, and does not end the service.

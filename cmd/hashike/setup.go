@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -29,6 +28,7 @@ func (a *app) initCommand() *cobra.Command {
 	var site int
 	var resume bool
 	var last uint64
+	var cer ceremony
 	c := &cobra.Command{Use: "init --side outside|inside", Short: a.cat.T("cmd.init"), RunE: func(c *cobra.Command, _ []string) error {
 		dir, err := filepath.Abs(a.data)
 		if err != nil {
@@ -36,7 +36,12 @@ func (a *app) initCommand() *cobra.Command {
 		}
 		switch {
 		case side == outside && pair == "" && resume == (last > 0):
-			sheet, err := a.initOutside(state.Dir(dir), site, name, last)
+			if cer.to == "" && last == 0 && !packager.HasKeys(state.Dir(dir)) {
+				if cer, err = a.askCeremony(cer); err != nil {
+					return err
+				}
+			}
+			sheet, err := a.initOutside(state.Dir(dir), site, name, last, cer)
 			if err != nil {
 				return err
 			}
@@ -44,8 +49,8 @@ func (a *app) initCommand() *cobra.Command {
 			return nil
 		case side == inside && pair != "" && !resume:
 			fmt.Fprint(a.err, a.cat.T("init.ask"))
-			digits, err := bufio.NewReader(a.in).ReadString('\n')
-			if err != nil && !errors.Is(err, io.EOF) {
+			digits, err := a.line()
+			if err != nil {
 				return err
 			}
 			return a.initInside(state.Dir(dir), pair, strings.TrimSpace(digits), name)
@@ -57,24 +62,41 @@ func (a *app) initCommand() *cobra.Command {
 	c.Flags().StringVar(&name, "name", "", a.cat.T("flag.name"))
 	c.Flags().IntVar(&site, "site", 1, a.cat.T("flag.site"))
 	c.Flags().Uint64Var(&last, "last-bundle", 0, a.cat.T("flag.last"))
+	c.Flags().StringVar(&cer.to, "keys-to", "", a.cat.T("flag.initkeys"))
+	c.Flags().StringSliceVar(&cer.holders, "holders", nil, a.cat.T("flag.holders"))
 	c.Flags().BoolVar(&resume, "resume", false, a.cat.T("flag.resume"))
 	return c
+}
+
+// askCeremony asks where to write the sheets of the root keys. Nothing means
+// later, with "keys init", when the holders are there.
+func (a *app) askCeremony(c ceremony) (ceremony, error) {
+	fmt.Fprint(a.err, a.cat.T("keys.where"))
+	to, err := a.line()
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	c.to, c.attended = strings.TrimSpace(to), true
+	return c, err
 }
 
 // initOutside makes an outside's data directory, its keys and the set-up
 // medium for its first inside, and returns the set-up sheet (初期登録票). With
 // the number of the last bundle, a rebuilt outside goes on with keys/ and
-// trust/ of the lost one, which the operator has put back.
-func (a *app) initOutside(dir state.Dir, site int, name string, last uint64, blocks ...string) (string, error) {
+// trust/ of the lost one, which the operator has put back. Keys that a killed
+// run made stay: their sheets were written before.
+func (a *app) initOutside(dir state.Dir, site int, name string, last uint64, cer ceremony, blocks ...string) (string, error) {
 	if err := a.lay(dir, outside, name, blocks...); err != nil {
 		return "", err
 	}
-	if last == 0 {
-		if err := packager.CreateKeys(dir, a.clock()); err != nil {
+	had := packager.HasKeys(dir)
+	if last > 0 && !had {
+		return "", feed.NewFault(fmt.Errorf("--resume: %s holds no root of trust: %w", dir.Trust(), feed.ErrConfig), "H-203", "dir", dir.Trust())
+	}
+	if !had && cer.to != "" {
+		if err := a.firstKeys(dir, cer); err != nil {
 			return "", err
 		}
-	} else if _, err := os.Stat(packager.BundleKey(dir)); err != nil {
-		return "", feed.NewFault(fmt.Errorf("--resume: %w: %w", err, feed.ErrConfig), "H-203", "dir", dir.Keys())
 	}
 	db := state.At(dir, "init")
 	if err := db.Create(outside, 0); err != nil {
@@ -85,6 +107,14 @@ func (a *app) initOutside(dir state.Dir, site int, name string, last uint64, blo
 	}
 	if last > 0 {
 		if err := packager.Resume(db, last, who(), a.clock()); err != nil {
+			return "", err
+		}
+	}
+	if !packager.HasKeys(dir) {
+		return a.cat.T("init.nokeys"), nil
+	}
+	if !had {
+		if err := a.sheetsDelivered(dir, cer); err != nil {
 			return "", err
 		}
 	}
@@ -200,11 +230,7 @@ func (a *app) secret() (string, error) {
 		fmt.Fprintln(a.err)
 		return string(b), err
 	}
-	line, err := bufio.NewReader(a.in).ReadString('\n')
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return strings.TrimRight(line, "\r\n"), err
+	return a.line()
 }
 
 // parseDay reads a date of a person: 2027-03-31, its end in JST.

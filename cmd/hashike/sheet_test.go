@@ -4,8 +4,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/packager"
 )
 
 // The sheet and the import screen show the same words; the page prints on one A4.
@@ -49,4 +53,34 @@ func TestCarrySheet(t *testing.T) {
 		t.Errorf("not one page:\n%s", info)
 	}
 	b.picture("sheet-ja")
+	// With everything that can stand on it, it is still one page.
+	w.outside("person", "add", "山田 太郎", "--role", "operator", "--department", "総務課 情報政策係")
+	w.outside("media", "add", "U-012", "--product", "USBメモリ 64GB（書込み保護スイッチ付き）", "--encrypted")
+	w.pack("--medium", "U-012", "--feed", "clamav-test", "--urgent")
+	a := testApp(t, w.path(outside), discard())
+	s, err := a.open("status", outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	full, err := s.carrySheet(packager.Report{Packed: packager.Packed{Number: 2, Urgent: true, Set: feed.DigestOf(nil)}}, nil, packOptions{media: []string{"U-012"},
+		lent: packager.Loan{Borrower: "山田 太郎", Department: "総務課 情報政策係"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range full.Rows {
+		if full.Rows[i].Label == a.cat.T("sheet.contents") {
+			full.Rows[i].Lines = slices.Repeat([]string{"Debian・Ubuntu（debian-security 版1795339954）: 123456件 123.4 GB"}, maxContents+1)
+		}
+	}
+	if err := s.writeSheet(full, 99999, discard()); err != nil {
+		t.Fatal(err)
+	}
+	b.open("file://" + w.path(outside, "outbox/sheet-99999.html"))
+	pdf = b.print("sheet-full")
+	onPaper(t, pdf, "U-012")
+	if info := must(t, exec.Command("pdfinfo", pdf)); !strings.Contains(info, "Pages:           1\n") {
+		t.Errorf("a full sheet is not one page:\n%s", info)
+	}
+	b.picture("sheet-full")
 }

@@ -17,8 +17,8 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/i18n"
+	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/mirror"
-	"github.com/hashike/hashike/packager"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -38,7 +38,13 @@ func (a *app) statusCommand() *cobra.Command {
 				e.SetIndent("", "  ")
 				return e.Encode(o)
 			}
-			return s.printStatus(o, a.out)
+			if err := s.printStatus(o, a.out); err != nil {
+				return err
+			}
+			if err := s.printPending(); err != nil {
+				return err
+			}
+			return s.printGuard(a.out)
 		})
 	}}
 	c.Flags().BoolVar(&asJSON, "json", false, a.cat.T("flag.json"))
@@ -68,7 +74,17 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 			fmt.Fprintln(out, "  "+s.cat.T("status.problem", f.Feed, f.Code, f.Problem))
 		}
 	}
+	for _, w := range o.Awaited {
+		key := "status.awaits"
+		if w.How == people.ByTelephone {
+			key = "status.telephone"
+		}
+		fmt.Fprintln(out, "  "+s.cat.T(key, w.Bundle, i18n.Date(w.Since, lang), w.Bundle))
+	}
 	for _, od := range o.Orders {
+		if !od.InForce(s.now()) {
+			continue
+		}
 		fmt.Fprintln(out, "  "+s.cat.T("status.order", od.Number, string(od.Kind), od.Feed, od.Reason))
 	}
 	return nil
@@ -86,7 +102,13 @@ func (a *app) originCommand() *cobra.Command {
 					return err
 				}
 				s.printCard(card, a.out)
-				return nil
+				lines, err := s.exceptions(func(o feed.Order) bool {
+					return (o.Feed == "" || o.Feed == card.Feed) && (o.Digest == "" || o.Digest == card.Artifact.Digest)
+				})
+				for _, l := range lines {
+					fmt.Fprintf(a.out, "%s: %s\n", s.cat.T("card.exception"), l)
+				}
+				return err
 			})
 		}}
 }
@@ -245,7 +267,13 @@ func (a *app) gcCommand() *cobra.Command {
 			if r.Busy > 0 {
 				fmt.Fprintln(a.out, a.cat.T("gc.busy", r.Busy))
 			}
-			return nil
+			if dry {
+				return nil
+			}
+			if err := s.closeYears(0, a.out); err != nil {
+				return err
+			}
+			return s.audit("gc", nil, map[string]string{"snapshots": fmt.Sprint(r.Snapshots), "blobs": fmt.Sprint(r.Blobs), "bytes": fmt.Sprint(r.Bytes)})
 		})
 	}}
 	c.Flags().BoolVar(&dry, "dry-run", false, a.cat.T("flag.dry"))
@@ -280,60 +308,10 @@ func (s *station) scrub(ctx context.Context, share float64, out io.Writer) error
 	for _, d := range r.Damaged {
 		fmt.Fprintf(out, "  %s %s %s\n", d.Digest, d.Feed, d.Path)
 	}
-	return err
-}
-
-func (a *app) keysCommand() *cobra.Command {
-	c := &cobra.Command{Use: "keys", Short: a.cat.T("cmd.keys"), RunE: func(*cobra.Command, []string) error {
-		return a.with("keys", "", func(s *station) error { return s.printKeys(a.out) })
-	}}
-	var name string
-	login := &cobra.Command{Use: "login NAME", Short: a.cat.T("cmd.login"), Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
-		return a.with("keys login", inside, func(s *station) error {
-			name = args[0]
-			fmt.Fprint(a.err, a.cat.T("login.ask", name))
-			password, err := a.secret()
-			if err != nil {
-				return err
-			}
-			line, err := mirror.HashPassword(name, password)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(a.out, line)
-			return nil
-		})
-	}}
-	c.AddCommand(login)
-	return c
-}
-
-// printKeys lists what is trusted and until when: pinned vendor keys of the
-// configured kinds, and the bundle's own keys.
-func (s *station) printKeys(out io.Writer) error {
-	e, err := packager.Expiry(s.dir, s.db, s.now())
-	if err != nil {
+	if ctx.Err() != nil {
 		return err
 	}
-	lang := s.cat.Language()
-	fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(e.Root, lang)))
-	switch {
-	case e.Warning < 0:
-		fmt.Fprintln(out, "  "+s.cat.T("keys.ended"))
-	case e.Warning > 0:
-		fmt.Fprintln(out, "  "+s.cat.T("keys.warn", e.Warning))
-	}
-	seen := map[string]bool{}
-	for _, f := range s.cfg.Feeds {
-		for _, a := range f.Kind.Anchors {
-			if seen[a.Name] {
-				continue
-			}
-			seen[a.Name] = true
-			fmt.Fprintf(out, "%s  %s  %s\n  %s\n", f.Kind.Name, a.Name, a.SHA256(), a.Source)
-		}
-	}
-	return nil
+	return errors.Join(err, s.audit("scrub", err, map[string]string{"blobs": fmt.Sprint(r.Blobs), "bytes": fmt.Sprint(r.Bytes), "damaged": fmt.Sprint(len(r.Damaged))}))
 }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -13,7 +13,7 @@ import (
 func TestNeedListByCommand(t *testing.T) {
 	dir, key := signedTree(t, map[string]string{"a": strings.Repeat("a", 3<<20), "b": strings.Repeat("b", 4<<20), "c": strings.Repeat("c", 5<<20)})
 	w := newWorld(t, treeBlock(dir))
-	roots, err := filepath.Glob(w.path(outside, "keys/offline/*"))
+	roots, err := filepath.Glob(w.path("envelopes", "*.txt"))
 	if err != nil || len(roots) != 3 {
 		t.Fatal(roots, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,8 @@ type world struct {
 	dir  string
 	addr string           // of the running mirror
 	now  func() time.Time // the computers' clock
+	// unapproved leaves imports without an approver's name.
+	unapproved bool
 	// program, if not nil, is typed instead for the inside: its Windows build.
 	program func(stdin string, args ...string) (stdout, stderr string, code int)
 }
@@ -36,7 +39,7 @@ func (w *world) path(e ...string) string { return filepath.Join(append([]string{
 func newWorld(t testing.TB, blocks string) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), now: time.Now}
-	sheet := w.ok("", "--data", w.path(outside), "init", "--side", outside, "--name", "試験町")
+	sheet := w.ok("", "--data", w.path(outside), "init", "--side", outside, "--name", "試験町", "--keys-to", w.path("envelopes"))
 	w.configure(outside, blocks)
 	w.ok(fingerprintOn(sheet)+"\n", "--data", w.path(inside), "init", "--side", inside, "--name", "試験町", "--pair", w.path(outside, "outbox", "setup-1"))
 	w.configure(inside, blocks)
@@ -65,7 +68,11 @@ func (w *world) configure(side, blocks string) {
 }
 
 // run types a command and returns what it said and its exit code.
+// An import is approved by 試験 花子 unless the test says otherwise.
 func (w *world) run(stdin string, args ...string) (stdout, stderr string, code int) {
+	if len(args) > 3 && args[2] == "import" && !slices.Contains(args, "--approved-by") && !w.unapproved {
+		args = append(slices.Clone(args), "--approved-by", "試験 花子")
+	}
 	if w.program != nil && len(args) > 1 && args[0] == "--data" && args[1] == w.path(inside) {
 		return w.program(stdin, args...)
 	}

@@ -66,31 +66,34 @@ type common struct {
 
 // File is a whole configuration.
 type File struct {
-	Path    string
-	Side    string
-	Name    string // of this organisation, for pages and sheets
-	Zone    string // "lgwan" or "mynumber": which inside
-	Base    string // how terminals reach this mirror: "http://hashike.town.example:8080"
-	Contact i18n.Contact
-	Network Network
-	Bundle  Bundle
-	Rings   Rings
-	Listen  []Listen
-	Feeds   []feed.Setup // by name
+	Path string
+	Side string
+	Name string // of this organisation, for pages and sheets
+	Zone string // "lgwan" or "mynumber": which inside
+	// Approval is how a bundle is approved: "paper" (the stamped sheet) or "key".
+	Approval string
+	Base     string // how terminals reach this mirror: "http://hashike.town.example:8080"
+	Contact  i18n.Contact
+	Network  Network
+	Bundle   Bundle
+	Rings    Rings
+	Listen   []Listen
+	Feeds    []feed.Setup // by name
 }
 
 type raw struct {
-	Schema  int                       `toml:"schema"`
-	Side    string                    `toml:"side"`
-	Name    string                    `toml:"name"`
-	Zone    string                    `toml:"zone"`
-	Base    string                    `toml:"base"`
-	Contact i18n.Contact              `toml:"contact"`
-	Network Network                   `toml:"network"`
-	Bundle  Bundle                    `toml:"bundle"`
-	Rings   Rings                     `toml:"rings"`
-	Listen  []Listen                  `toml:"listen"`
-	Feed    map[string]toml.Primitive `toml:"feed"`
+	Schema   int                       `toml:"schema"`
+	Side     string                    `toml:"side"`
+	Name     string                    `toml:"name"`
+	Zone     string                    `toml:"zone"`
+	Approval string                    `toml:"approval"`
+	Base     string                    `toml:"base"`
+	Contact  i18n.Contact              `toml:"contact"`
+	Network  Network                   `toml:"network"`
+	Bundle   Bundle                    `toml:"bundle"`
+	Rings    Rings                     `toml:"rings"`
+	Listen   []Listen                  `toml:"listen"`
+	Feed     map[string]toml.Primitive `toml:"feed"`
 }
 
 // Schema is the newest configuration this program knows.
@@ -116,12 +119,12 @@ func fault(path string, err error) error {
 
 // Parse is Load for a text in memory; path is for messages.
 func Parse(path, text string, kinds []feed.Kind) (*File, error) {
-	r := raw{Network: Network{Proxy: "system", PerHost: 2}, Bundle: Bundle{ExpiryDays: 45}, Rings: Rings{Keep: 3}}
+	r := raw{Approval: "paper", Network: Network{Proxy: "system", PerHost: 2}, Bundle: Bundle{ExpiryDays: 45}, Rings: Rings{Keep: 3}}
 	md, err := toml.Decode(text, &r)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Path: path, Side: r.Side, Name: r.Name, Zone: r.Zone, Base: r.Base, Contact: r.Contact, Network: r.Network, Bundle: r.Bundle, Rings: r.Rings, Listen: r.Listen}
+	f := &File{Path: path, Side: r.Side, Name: r.Name, Zone: r.Zone, Approval: r.Approval, Base: r.Base, Contact: r.Contact, Network: r.Network, Bundle: r.Bundle, Rings: r.Rings, Listen: r.Listen}
 	// Feeds first: only then is every known key decoded and the rest unknown.
 	names := make([]string, 0, len(r.Feed))
 	for n := range r.Feed {
@@ -214,6 +217,12 @@ func floors(kind, least map[feed.Class]feed.Strength) (map[feed.Class]feed.Stren
 func (f *File) check() error {
 	if f.Side != "outside" && f.Side != "inside" {
 		return fmt.Errorf("side %q: outside or inside", f.Side)
+	}
+	if f.Approval != "paper" && f.Approval != "key" {
+		return fmt.Errorf("approval %q: paper or key", f.Approval)
+	}
+	if f.Zone != "" && f.Zone != "lgwan" && f.Zone != "mynumber" {
+		return fmt.Errorf("zone %q: lgwan or mynumber", f.Zone)
 	}
 	if f.Bundle.ExpiryDays < 7 || f.Bundle.ExpiryDays > 400 {
 		return fmt.Errorf("[bundle] expiry_days %d: 7 to 400", f.Bundle.ExpiryDays)

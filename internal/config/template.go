@@ -21,6 +21,7 @@ func Template(side, name string, kinds []feed.Kind, extra ...string) string {
 schema = %d
 side = %q # 変更しない / do not change
 name = %q # 団体名 / organisation
+approval = "paper" # 承認: "paper"（押印した媒体運搬票）または "key"（承認鍵の署名） / approval by stamped sheet, or by an approver's key
 `, Schema, side, name)
 	if side == "inside" {
 		b.WriteString("zone = \"lgwan\" # \"lgwan\"（LGWAN接続系）または \"mynumber\"（マイナンバー利用事務系）\n")

@@ -16,6 +16,7 @@ const (
 	OrderFloor     OrderKind = "floor"          // resets the time floor
 	OrderRollback  OrderKind = "allow-rollback" // lets marks of one feed go back once
 	OrderPullBack  OrderKind = "pull-back"      // stops serving
+	OrderVoid      OrderKind = "void"           // a bundle whose medium was lost: not imported without a person's word
 )
 
 // Order is a signed instruction that travels with every bundle until it ends.
@@ -31,20 +32,12 @@ type Order struct {
 	Anchor   *NewAnchor `json:"anchor,omitempty"`   // trust
 	Time     time.Time  `json:"time,omitzero"`      // floor: the new floor
 	Serial   uint64     `json:"serial,omitempty"`   // pull-back, rollback: which snapshot
+	Bundle   uint64     `json:"bundle,omitempty"`   // void: its number
 	Reason   string     `json:"reason"`
 	Operator string     `json:"operator"`
 	Approver string     `json:"approver"`
 	Issued   time.Time  `json:"issued"`
 	Until    time.Time  `json:"until,omitzero"` // exception: required, 31 March at the latest
-	// Signatures of root keys, for what the bundle key alone may not order
-	// (trust, floor): package packager signs and checks them.
-	Signatures []OrderSignature `json:"signatures,omitempty"`
-}
-
-// OrderSignature is one root key's signature of an order.
-type OrderSignature struct {
-	Key       string `json:"key"` // TUF key id
-	Signature []byte `json:"signature"`
 }
 
 // NewAnchor is a vendor key or root that an order adds for some feeds.
@@ -91,6 +84,10 @@ func (o Order) Check() error {
 	case OrderRollback, OrderPullBack:
 		if o.Feed == "" {
 			return bad("which feed")
+		}
+	case OrderVoid:
+		if o.Bundle == 0 {
+			return bad("which bundle")
 		}
 	default:
 		return bad(fmt.Sprintf("unknown kind %.40q", o.Kind))

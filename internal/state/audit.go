@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"math/big"
@@ -26,6 +27,8 @@ type Record struct {
 	Time   time.Time         `json:"time"`             // the machine's clock
 	Floor  time.Time         `json:"floor,omitzero"`   // newest signed time known then
 	Who    string            `json:"who"`              // OS account
+	Person string            `json:"person,omitempty"` // registered name of who used it
+	Role   string            `json:"role,omitempty"`   // in which role (package people)
 	What   string            `json:"what"`             // "import", "publish", …
 	Result string            `json:"result"`           // "ok", or the message code and text
 	Detail map[string]string `json:"detail,omitempty"` // feed, serial, digest, bundle, …
@@ -45,25 +48,76 @@ func (r Record) sum() (string, error) {
 	return hex.EncodeToString(s[:]), nil
 }
 
+func (r Record) isWhole() bool {
+	sum, err := r.sum()
+	return err == nil && sum == r.Hash
+}
+
 func auditKey(n uint64) string { return fmt.Sprintf("%020d", n) }
 
-// Audit appends r inside the transaction whose effect it records: both happen or neither.
+// Actor is who acts: the OS account, and the registered person and role behind
+// it where one is known. It is found out, never typed as a flag.
+type Actor struct {
+	Account string
+	Person  string
+	Role    string
+}
+
+// String is the person where one is known, else the account: for documents
+// other than the audit log ("by").
+func (a Actor) String() string {
+	if a.Person != "" {
+		return a.Person
+	}
+	return a.Account
+}
+
+// As returns db with an actor: from then on every audit record names it,
+// whatever the caller of Tx.Audit wrote.
+func (db *DB) As(a Actor) *DB {
+	other := *db
+	other.actor = a
+	return &other
+}
+
+// Audit appends r inside the transaction whose effect it records: both happen
+// or neither. It numbers the record, and adds actor and floor.
 func (t Tx) Audit(r Record) error {
-	var last Record
-	if b := t.tx.Bucket([]byte(auditBucket)); b != nil {
-		if _, raw := b.Cursor().Last(); raw != nil {
-			if err := json.Unmarshal(raw, &last); err != nil {
-				return fmt.Errorf("audit log: %w: %w", err, feed.ErrDamaged)
-			}
+	last, _, err := t.LastRecord()
+	if err != nil {
+		return err
+	}
+	if t.actor.Account != "" {
+		r.Who, r.Person, r.Role = t.actor.Account, t.actor.Person, t.actor.Role
+	}
+	if r.Floor.IsZero() {
+		if r.Floor, err = t.Floor(); err != nil {
+			return err
 		}
 	}
 	r.Number, r.Prev = last.Number+1, last.Hash
 	r.Time = r.Time.UTC().Truncate(time.Millisecond)
-	var err error
 	if r.Hash, err = r.sum(); err != nil {
 		return err
 	}
 	return t.Put(auditBucket, auditKey(r.Number), r)
+}
+
+// LastRecord is the newest record; false if there is none yet.
+func (t Tx) LastRecord() (Record, bool, error) {
+	var last Record
+	b := t.tx.Bucket([]byte(auditBucket))
+	if b == nil {
+		return last, false, nil
+	}
+	_, raw := b.Cursor().Last()
+	if raw == nil {
+		return last, false, nil
+	}
+	if err := json.Unmarshal(raw, &last); err != nil {
+		return last, false, fmt.Errorf("audit log: %w: %w", err, feed.ErrDamaged)
+	}
+	return last, true, nil
 }
 
 // AuditLog yields the records from number from on. A record that does not fit
@@ -89,22 +143,93 @@ func (t Tx) AuditLog(from uint64) iter.Seq2[Record, error] {
 	}
 }
 
-// ReadAudit is AuditLog for an exported copy: JSON Lines, which may begin
-// anywhere. It needs nothing but the file.
-func ReadAudit(r io.Reader) iter.Seq2[Record, error] {
+// ReadAudit is AuditLog for exported copies and year files, in the order of
+// their records: JSON Lines, which may begin anywhere. It needs nothing but
+// the files. A year file's last line is checked against the records before it.
+func ReadAudit(files ...io.Reader) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		var c chain
-		lines := bufio.NewScanner(r)
-		lines.Buffer(make([]byte, 64<<10), maxRecord)
-		for lines.Scan() {
-			if r, err := c.take(lines.Bytes()); !yield(r, err) || err != nil {
+		for _, f := range files {
+			if !c.file(f, yield) {
 				return
 			}
 		}
-		if err := lines.Err(); err != nil {
-			yield(Record{}, fmt.Errorf("audit record after %d: %w: %w", c.prev.Number, err, feed.ErrDamaged))
+	}
+}
+
+// file goes through one file; false ends all.
+func (c *chain) file(f io.Reader, yield func(Record, error) bool) bool {
+	lines, h := bufio.NewReaderSize(f, maxRecord), sha256.New()
+	var first uint64
+	for {
+		line, err := lines.ReadSlice('\n')
+		if err == io.EOF && len(line) == 0 {
+			return true
+		}
+		if err != nil { // too long, unreadable, or cut off: every record ends with a newline
+			err = fmt.Errorf("audit record %d: %w: %w", max(c.next, 1), err, feed.ErrDamaged)
+			yield(Record{Number: max(c.next, 1)}, err)
+			return false
+		}
+		raw := line[:len(line)-1]
+		if bytes.HasPrefix(raw, []byte(`{"format":"`)) {
+			err := c.closing(raw, first, h)
+			if _, more := lines.Peek(1); err == nil && more != io.EOF {
+				err = fmt.Errorf("something follows the closing line: %w", feed.ErrDamaged)
+			}
+			if err != nil {
+				yield(Record{Number: c.prev.Number}, err)
+			}
+			return err == nil
+		}
+		r, err := c.take(raw)
+		if err != nil && c.next == 0 { // the first of a copy: the one after it says which it was
+			var whole Record // only its newline changed
+			if json.NewDecoder(bytes.NewReader(raw)).Decode(&whole) == nil && whole.isWhole() {
+				r.Number = whole.Number
+			} else {
+				r.Number = firstGood(lines, r.Number) - 1
+			}
+			err = fmt.Errorf("audit record %d: %w", r.Number, err)
+		}
+		if !yield(r, err) || err != nil {
+			return false
+		}
+		if first == 0 {
+			first = r.Number
+		}
+		h.Write(line)
+	}
+}
+
+// firstGood is the number of the next whole record; without one near, that
+// after guess, which is what the damaged one calls itself.
+func firstGood(lines *bufio.Reader, guess uint64) uint64 {
+	for range 4 {
+		line, err := lines.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		if end, err := parseClosing(bytes.TrimSuffix(line, []byte("\n"))); err == nil {
+			return end.First + 1
+		}
+		var r Record
+		if json.Unmarshal(line, &r) == nil && r.Number > 1 {
+			if r.isWhole() {
+				return r.Number
+			}
 		}
 	}
+	return max(guess, 1) + 1
+}
+
+// closing checks a year file's last line.
+func (c *chain) closing(raw []byte, first uint64, h hash.Hash) error {
+	end, err := parseClosing(raw)
+	if err == nil && (end.Records != feed.DigestFrom(h) || end.First != first || end.Last != c.prev.Number || end.Anchor != c.prev.Anchor()) {
+		err = fmt.Errorf("the closing line of year %d does not fit the records before it: %w", end.Year, feed.ErrDamaged)
+	}
+	return err
 }
 
 // maxRecord bounds one line of an exported log.
@@ -130,6 +255,9 @@ func (c *chain) take(raw []byte) (Record, error) {
 		same, err = json.Marshal(r)
 	}
 	if err != nil || sum != r.Hash || !bytes.Equal(same, raw) || c.next != 0 && r.Number != c.next || c.known && r.Prev != c.prev.Hash {
+		if c.next > 0 {
+			r.Number = c.next
+		}
 		return r, fmt.Errorf("audit record %d does not follow from the one before: %w", max(c.next, 1), errors.Join(err, feed.ErrDamaged))
 	}
 	c.prev, c.known, c.next = r, true, r.Number+1

@@ -19,6 +19,8 @@ type FeedState struct {
 	Withheld map[string]string `json:"withheld,omitempty"` // artifact path → reason
 	Weakest  feed.Strength     `json:"weakest"`            // of what is not withheld
 	Bundle   uint64            `json:"bundle,omitempty"`   // inside: the number that brought it
+	// Unapproved: nobody approved the bundle that brought it; not published until then.
+	Unapproved bool `json:"unapproved,omitempty"`
 	// What the last attempt met, if it was not accepted; the state above stays.
 	Tried   time.Time `json:"tried,omitzero"`
 	Problem string    `json:"problem,omitempty"` // English text, for the log and status

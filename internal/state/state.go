@@ -34,10 +34,11 @@ const wait = 15 * time.Second
 type DB struct {
 	dir     Dir
 	command string // shown to whoever waits for us
+	actor   Actor
 }
 
 // At names the database of dir. command says who we are ("fetch").
-func At(dir Dir, command string) *DB { return &DB{dir, command} }
+func At(dir Dir, command string) *DB { return &DB{dir: dir, command: command} }
 
 // Dir is the data directory.
 func (db *DB) Dir() Dir { return db.dir }
@@ -53,7 +54,7 @@ func (db *DB) Create(side string, site int) error {
 	// bbolt does not flush the directory of a new file (bbolt#567).
 	err := db.open(db.dir.DB(), true, func(b *bolt.DB) error {
 		return b.Update(func(tx *bolt.Tx) error {
-			t := Tx{tx}
+			t := Tx{tx, db.actor}
 			if err := t.Put("meta", "schema", Schema); err != nil {
 				return err
 			}
@@ -85,7 +86,7 @@ func (db *DB) Identity() (side string, site int, err error) {
 func (db *DB) View(f func(Tx) error) error {
 	return db.open(db.dir.DB(), false, func(b *bolt.DB) error {
 		return b.View(func(tx *bolt.Tx) error {
-			t := Tx{tx}
+			t := Tx{tx, db.actor}
 			if err := t.checkSchema(); err != nil {
 				return err
 			}
@@ -99,7 +100,7 @@ func (db *DB) Update(f func(Tx) error) error {
 	durable.Step("before state commit")
 	err := db.open(db.dir.DB(), false, func(b *bolt.DB) error {
 		return b.Update(func(tx *bolt.Tx) error {
-			t := Tx{tx}
+			t := Tx{tx, db.actor}
 			if err := t.checkSchema(); err != nil {
 				return err
 			}
@@ -163,7 +164,10 @@ func (db *DB) Lock(ctx context.Context, name string, f func(context.Context) err
 }
 
 // Tx is one transaction. Buckets are made when first written.
-type Tx struct{ tx *bolt.Tx }
+type Tx struct {
+	tx    *bolt.Tx
+	actor Actor
+}
 
 func (t Tx) checkSchema() error {
 	var n int

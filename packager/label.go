@@ -1,0 +1,109 @@
+package packager
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/hashike/hashike/internal/feed"
+)
+
+// mediumNumber is what a registered medium may be called: up to three letters
+// and a number, so that it says nothing about whose it is.
+var mediumNumber = regexp.MustCompile(`^([A-Z]{1,3}-?)?[0-9]{1,6}$`)
+
+// ValidMedium reports whether s may stand on a medium as its number.
+func ValidMedium(s string) bool { return mediumNumber.MatchString(s) }
+
+// maxReadme bounds a README.txt that is read for its label.
+const maxReadme = 64 << 10
+
+// labelOf finds the medium's number in a README; empty if it has none.
+func labelOf(readme []byte) string {
+	_, rest, ok := bytes.Cut(readme, []byte("\r\n"+readmeLabel))
+	line, _, end := bytes.Cut(rest, []byte("\r\n"))
+	if s := string(line); ok && end && ValidMedium(s) {
+		return s
+	}
+	return ""
+}
+
+// OnMedium is what a directory says it holds: an unproved word, for the
+// outside's own ledger only.
+type OnMedium struct {
+	Bundle uint64 // 0: no bundle of ours
+	Set    feed.Digest
+	Medium string // its registered number
+}
+
+// LookAt reads what a medium says of itself, before it is written again or when
+// it comes back. A directory that does not exist or holds nothing of ours is
+// the zero value. Volumes in one directory say what the first does.
+func LookAt(dir string) (OnMedium, error) {
+	var on OnMedium
+	at := volumesIn([]string{dir})[0]
+	read := func(name string, limit int64) ([]byte, error) {
+		f, err := os.Open(filepath.Join(at, name))
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return io.ReadAll(io.LimitReader(f, limit+1))
+	}
+	readme, err := read(nameReadme, maxReadme)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return on, err
+	}
+	on.Medium = labelOf(readme)
+	raw, err := read(nameSet, maxSet)
+	if errors.Is(err, fs.ErrNotExist) {
+		return on, nil
+	}
+	if err != nil {
+		return on, err
+	}
+	if s, err := parseSet(raw); err == nil {
+		on.Bundle, on.Set = s.Number, feed.DigestOf(raw)
+	}
+	return on, nil
+}
+
+// Erased is an older bundle that was removed from a medium to make room.
+type Erased struct {
+	Dir   string
+	Files int
+	OnMedium
+}
+
+// foreignLayout refuses an OCI layout that another program made: our own have a
+// set, which is written before the index.
+func foreignLayout(dir string, files []found) error {
+	has := map[string]bool{}
+	for _, f := range files {
+		has[f.name] = true
+	}
+	for _, f := range files {
+		parent, ok := strings.CutSuffix(f.name, nameIndex)
+		if !ok || parent != "" && !strings.HasSuffix(parent, "/") {
+			continue
+		}
+		var head struct {
+			Format string `json:"format"`
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(parent+nameSet)))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if !has[parent+nameSet] || len(raw) > maxSet || json.Unmarshal(raw, &head) != nil || head.Format != setFormat {
+			return fmt.Errorf("%s holds an OCI layout of another program: empty the medium or name another directory: %w", dir, feed.ErrConfig)
+		}
+	}
+	return nil
+}
