@@ -484,7 +484,7 @@ func (h *history) repair(s *site) {
 	if b == nil {
 		return
 	}
-	b.state, b.orders = state, len(o.Orders)
+	b.state = state
 	b.carries = map[feed.Digest]bool{}
 	for _, d := range s.lacks() {
 		b.carries[d] = true

@@ -191,7 +191,7 @@ type history struct {
 	out     state.Dir
 	db      *state.DB
 	store   *cas.Store
-	pem     [][]byte
+	keys    []packager.RootKey
 	pool    [][]byte
 	digests []feed.Digest
 	word    map[int]bool // sites whose base is an operator's word, not a receipt
@@ -246,12 +246,7 @@ func newHistory(t *testing.T, seed uint64) *history {
 	h.out = state.Dir(filepath.Join(h.dir, "outside"))
 	h.db = state.At(h.out, "test")
 	h.ok(h.db.Create("outside", 0))
-	h.ok(packager.CreateKeys(h.out, h.truth))
-	for i := 1; i <= 2; i++ {
-		b, err := os.ReadFile(filepath.Join(packager.OfflineDir(h.out), fmt.Sprintf("root-%d.pem", i)))
-		h.ok(err)
-		h.pem = append(h.pem, b)
-	}
+	h.ok(packager.CreateKeys(h.out, []string{"a", "b", "c"}, h.truth, func(k []packager.RootKey) error { h.keys = k[:2]; return nil }))
 	var err error
 	h.store, err = cas.Open(string(h.out), h.clock)
 	h.ok(err)
@@ -355,14 +350,17 @@ func (h *history) step() {
 	}
 	for range count(h.pull, h.at) {
 		f := feedNames()[h.rnd.IntN(3)]
-		h.orders = append(h.orders, feed.Order{Schema: 1, Number: uint64(len(h.orders) + 1), Kind: feed.OrderPullBack, Feed: f, Serial: h.state[f].serial,
-			Reason: "the vendor took it back", Operator: "o", Issued: h.truth})
+		o, _, err := packager.Issue(h.db, feed.Order{Schema: 1, Kind: feed.OrderPullBack, Feed: f, Serial: h.state[f].serial,
+			Reason: "the vendor took it back", Operator: "o", Issued: h.truth}, nil, "o", nil, h.truth)
+		h.ok(err)
+		h.orders = append(h.orders, o)
 		h.note("pull-back of %s %d", f, h.state[f].serial)
 		h.release(f)
 		h.tally.PullBacks++
 	}
 	for range count(h.rotate, h.at) {
-		h.ok(packager.RotateBundleKey(h.out, h.pem, h.truth))
+		_, err := packager.Rotate(h.db, h.keys, packager.Change{Bundle: true}, nil, "tester", h.truth)
+		h.ok(err)
 		h.era++
 		h.tally.Rotations++
 		h.note("key replaced")
@@ -480,7 +478,7 @@ func (h *history) pack() *bundle {
 }
 
 func (h *history) options(to []int) packager.PackOptions {
-	o := packager.PackOptions{Data: h.out, DB: h.db, Store: h.store, Sites: to, To: filepath.Join(h.dir, "media", strconv.Itoa(len(h.log))), Orders: h.orders,
+	o := packager.PackOptions{Data: h.out, DB: h.db, Store: h.store, Sites: to, To: filepath.Join(h.dir, "media", strconv.Itoa(len(h.log))),
 		Now: h.clock(), NewestSigned: h.truth.Add(-48 * time.Hour), Who: "tester"}
 	for _, f := range feedNames() {
 		o.Feeds = append(o.Feeds, h.state[f].carry)
@@ -502,7 +500,7 @@ func (h *history) made(o packager.PackOptions, known map[feed.Digest]bool) *bund
 	h.ok(err)
 	h.last = max(h.last+1, now.Unix())
 	b := &bundle{number: r.Number, version: h.last, created: r.Created, expires: r.Expires, sites: r.Sites, base: r.Packed.Base, era: h.era, dir: o.To, state: maps.Clone(h.state),
-		orders: len(o.Orders)}
+		orders: len(h.orders)}
 	if o.Need == nil {
 		b.carries = b.has()
 		maps.DeleteFunc(b.carries, func(d feed.Digest, _ bool) bool { return known[d] })

@@ -148,18 +148,15 @@ func writeGolden(t *testing.T, to string) {
 	g.Need = must(packager.Lacking(w.inDB, w.inCAS))(t).String()
 	must2(t)(w.take(filepath.Join(dir, g.First[1])))
 	ok(t, packager.SetBase(w.outDB, 1, first.Number, "tester", w.now))
-	var pem [][]byte
-	for i := 1; i <= 2; i++ {
-		pem = append(pem, must(os.ReadFile(filepath.Join(packager.OfflineDir(w.out), "root-"+strconv.Itoa(i)+".pem")))(t))
-	}
-	ok(t, packager.RotateBundleKey(w.out, pem, w.now))
+	must(packager.Rotate(w.outDB, w.keys[:2], packager.Change{Bundle: true}, nil, "tester", w.now))(t)
 	f["new"], f["small"] = []byte("new"), []byte("changed")
 	delete(f, "other")
 	b := files{"b": []byte("b"), "c": []byte("c")}
 	w.now = w.now.Add(24 * time.Hour)
 	o := w.options(filepath.Join(dir, "second"), w.snapshot("alpha", f), w.snapshot("beta", b))
 	o.Base = &first.Packed
-	o.Orders = []feed.Order{{Schema: 1, Number: 1, Kind: feed.OrderPullBack, Feed: "beta", Serial: 2, Reason: "試験", Operator: "o", Issued: w.now}}
+	_, _, err := packager.Issue(w.outDB, feed.Order{Schema: 1, Kind: feed.OrderPullBack, Feed: "beta", Serial: 2, Reason: "試験", Operator: "o", Issued: w.now}, nil, "o", nil, w.now)
+	ok(t, err)
 	must(packager.Pack(context.Background(), o))(t)
 	g.Second, g.Clock = "second", w.now
 	must2(t)(w.take(o.To))

@@ -58,11 +58,7 @@ func TestTheLibrarysOwnClientVerifies(t *testing.T) {
 			t.Error("the client went back to the first bundle")
 		}
 		if i == 1 {
-			var pem [][]byte
-			for k := 1; k <= 2; k++ {
-				pem = append(pem, must(os.ReadFile(filepath.Join(packager.OfflineDir(w.out), "root-"+strconv.Itoa(k)+".pem")))(t))
-			}
-			ok(t, packager.RotateBundleKey(w.out, pem, w.now))
+			must(packager.Rotate(w.outDB, w.keys[:2], packager.Change{Bundle: true}, nil, "tester", w.now))(t)
 		}
 	}
 	last, _ := w.pack(w.snapshot("alpha", sample("last")))

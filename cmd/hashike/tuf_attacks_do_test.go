@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -202,7 +204,7 @@ func (s *siege) newRoot(signers ...string) []byte {
 	root.Signed.Version = 2
 	root.ClearSignatures()
 	for _, p := range signers {
-		_, err := root.Sign(signerOf(s.t, s.read(p)))
+		_, err := root.Sign(rootSigner(s.t, p))
 		s.check(err)
 	}
 	b, err := root.ToBytes(false)
@@ -233,7 +235,17 @@ func (s *siege) trustOrder() []string {
 	order, err := json.Marshal(feed.Order{Schema: 1, Number: 900, Kind: feed.OrderTrust, Reason: "r", Operator: "o", Issued: s.w.now().UTC().Truncate(time.Second),
 		Anchor: &feed.NewAnchor{Name: "evil.asc", Use: "openpgp", Data: []byte("key")}})
 	s.check(err)
-	all := append(s.read(filepath.Join(m, "orders.jsonl")), append(order, '\n')...)
+	key := signerOf(s.t, s.read(s.w.path(outside, "keys/bundle.pem")))
+	pub, err := key.PublicKey()
+	s.check(err)
+	id, err := dsse.SHA256KeyID(pub)
+	s.check(err)
+	sig, err := key.SignMessage(bytes.NewReader(dsse.PAE(packager.OrderType, order)))
+	s.check(err)
+	sealed, err := json.Marshal(dsse.Envelope{PayloadType: packager.OrderType, Payload: base64.StdEncoding.EncodeToString(order),
+		Signatures: []dsse.Signature{{KeyID: id, Sig: base64.StdEncoding.EncodeToString(sig)}}})
+	s.check(err)
+	all := append(s.read(filepath.Join(m, "orders.jsonl")), append(sealed, '\n')...)
 	s.put(filepath.Join(m, "orders.jsonl"), all)
 	return []string{s.forge(m, func(set *packager.Set) {
 		set.Orders = packager.Ref{Digest: feed.DigestOf(all), Size: int64(len(all)), Lines: set.Orders.Lines + 1}

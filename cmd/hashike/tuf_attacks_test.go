@@ -3,12 +3,16 @@ package main
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +26,6 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/hashike/hashike/internal/feed"
-	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
 )
 
@@ -143,13 +146,8 @@ func TestTUFFastForwardRecoversAfterRootRotation(t *testing.T) {
 	ahead := s.forge(s.next, func(set *packager.Set) { set.Number += 90_000; set.Version += 80_000 })
 	s.w.inside("import", ahead)
 	s.w.fails(exitUntrusted, "H-503", "--data", s.w.path(inside), "import", s.next)
-	var keys [][]byte
-	for _, p := range s.rootKeys()[:2] {
-		keys = append(keys, s.read(p))
-	}
-	if err := packager.RotateBundleKey(state.Dir(s.w.path(outside)), keys, s.w.now()); err != nil {
-		t.Fatal(err)
-	}
+	roots := s.rootKeys()
+	s.w.outside("keys", "rotate", "bundle", "--root-key", roots[0], "--root-key", roots[1])
 	s.tools.release("3")
 	s.w.outside("fetch", "--now")
 	s.w.outside("pack", "--to", s.w.path("recovered"), "--full")
@@ -336,7 +334,7 @@ func (s *siege) title(lang, code string) []string {
 
 func (s *siege) rootKeys() []string {
 	s.t.Helper()
-	keys, err := filepath.Glob(s.w.path(outside, "keys/offline/*"))
+	keys, err := filepath.Glob(s.w.path("envelopes", "*.txt"))
 	if err != nil || len(keys) != 3 {
 		s.t.Fatalf("root keys %v, %v", keys, err)
 	}
@@ -350,6 +348,28 @@ func signerOf(t testing.TB, pem []byte) signature.Signer {
 		t.Fatal(err)
 	}
 	k, err := signature.LoadSigner(priv, crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// rootSigner signs with the key of an envelope, whose lines docs/bundle.md §9 describes.
+func rootSigner(t testing.TB, file string) signature.Signer {
+	t.Helper()
+	var raw []byte
+	for _, l := range envelope(t, file)[:4] {
+		v, err := strconv.ParseUint(strings.ReplaceAll(l, " ", "")[2:22], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw = binary.BigEndian.AppendUint64(raw, v)
+	}
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := signature.LoadSigner(key, crypto.SHA256)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func bundle(t *testing.T) string {
 	out := state.Dir(filepath.Join(t.TempDir(), "outside"))
 	db := state.At(out, "test")
 	ok(t, db.Create("outside", 0))
-	ok(t, packager.CreateKeys(out, now))
+	ok(t, packager.CreateKeys(out, []string{"a", "b", "c"}, now, func([]packager.RootKey) error { return nil }))
 	store, err := cas.Open(string(out), func() time.Time { return now })
 	ok(t, err)
 	defer store.Close()
