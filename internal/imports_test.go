@@ -28,15 +28,16 @@ func arrows() map[string][]string {
 		"internal/people":   {"internal/feed", "internal/state"},
 		"internal/cas":      {"internal/feed", "internal/durable"},
 		"internal/config":   {"internal/feed", "internal/i18n"},
+		"internal/scan":     {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"internal/diode":    {"internal/fec", "internal/durable"},
 		"internal/format/*": {"internal/feed"},
 		"internal/feed/all": {"internal/feed", "internal/feed/*"},
 		"internal/feed/*":   {"internal/feed", "verifier", "internal/format/*"},
 		"verifier":          {"internal/feed", "internal/format/*", "internal/state"},
 		"fetcher":           {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
-		"packager":          {"internal/feed", "internal/cas", "internal/state", "internal/durable", "internal/fec"},
+		"packager":          {"internal/feed", "internal/format/iso", "internal/cas", "internal/state", "internal/durable", "internal/fec"},
 		"packager/registry": {"internal/feed", "internal/durable", "packager", "internal/cas", "internal/state"},
-		"mirror":            {"packager", "verifier", "internal/people", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
+		"mirror":            {"packager", "verifier", "internal/people", "internal/scan", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"mirror/web":        {"mirror", "internal/feed", "internal/i18n"},
 	}
 }

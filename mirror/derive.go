@@ -6,16 +6,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 
+	"github.com/hashike/hashike/internal/cas"
 	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
 )
 
 // prepare makes sure that a step's snapshot can be served: it is the one that
 // was accepted, its blobs are here, and what its kind derives is built.
-func (p *Publisher) prepare(ctx context.Context, s step, d *desk) error {
+func (p *Publisher) prepare(ctx context.Context, what string, s step, d *desk) error {
 	name := s.setup.Name
 	snap, err := p.Store.Snapshot(name, s.snap.Serial)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -37,10 +39,29 @@ func (p *Publisher) prepare(ctx context.Context, s step, d *desk) error {
 		err := fmt.Errorf("snapshot %s %d: %d files are not in the store (%s): %w", name, s.snap.Serial, missing, one, feed.ErrDamaged)
 		return feed.NewFault(err, "H-702", "feed", name, "file", one, "count", fmt.Sprint(missing))
 	}
+	if p.Scan != nil && what == "publish" {
+		if err := p.Scan(ctx, s.setup, s.snap, reachable(snap, s.snap)); err != nil {
+			return err
+		}
+	}
 	if k, ok := s.setup.Feed.(feed.Deriver); ok {
 		return p.derive(ctx, k, name, s.snap.Serial, d.accepted[name])
 	}
 	return nil
+}
+
+// reachable are the files of a snapshot that terminals can get.
+func reachable(snap *cas.Snapshot, a Accepted) iter.Seq2[feed.Artifact, error] {
+	return func(yield func(feed.Artifact, error) bool) {
+		for f, err := range snap.Artifacts() {
+			if _, held := a.Withheld[f.Path]; held && err == nil {
+				continue
+			}
+			if !yield(f, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // derive builds derived/<feed>/<serial>/ beside its final name and renames it.

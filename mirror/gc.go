@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/scan"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
 )
@@ -269,8 +270,13 @@ func (p *Publisher) sweep(ctx context.Context, m *marks, o GCOptions) (GCReport,
 			return r, err
 		}
 	}
-	err := p.sweepBlobs(ctx, m, o, &r)
-	return r, err
+	if err := p.sweepBlobs(ctx, m, o, &r); err != nil || o.DryRun || r.Blobs == 0 {
+		return r, err
+	}
+	return r, p.DB.Update(func(tx state.Tx) error {
+		_, err := scan.Forget(tx, func(d feed.Digest) bool { _, ok := p.Store.Stat(d); return ok })
+		return err
+	})
 }
 
 func (p *Publisher) forget(m *marks, o GCOptions) error {

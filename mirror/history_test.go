@@ -459,8 +459,11 @@ func (h *history) pack() *bundle {
 	}
 	complete := h.chance(8)
 	if !complete {
-		h.ok(h.db.View(func(tx state.Tx) (err error) {
-			o.Base, o.Others, err = packager.Common(tx, to)
+		h.ok(h.db.View(func(tx state.Tx) error {
+			bases, err := packager.SiteBases(tx, to)
+			if len(bases) > 0 {
+				o.Base, o.Others = &bases[0], bases[1:]
+			}
 			return err
 		}))
 	}

@@ -191,8 +191,8 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, approved 
 		if cerr := ctx.Err(); cerr != nil {
 			return moved, errors.Join(err, cerr)
 		}
-		res := o.feed(ctx, l, in, approved(l.Feed))
-		if res.Outcome == FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial) {
+		res := o.feed(ctx, b, l, in, approved(l.Feed))
+		if res.Code == "H-701" && res.Outcome == FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial) {
 			res.Code, res.Problem, res.err = "", "", nil // other volumes, or other bundles, are still to come
 		}
 		if res.Outcome == FeedUnconfigured { // no error: a bundle for several sites may hold what this one does not use
@@ -210,7 +210,7 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, approved 
 }
 
 // feed accepts one feed's snapshot, or says why not.
-func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packager.Accepted, approved bool) FeedResult {
+func (o *ImportOptions) feed(ctx context.Context, b *packager.Bundle, l packager.FeedLine, in packager.Accepted, approved bool) FeedResult {
 	res := FeedResult{Feed: l.Feed, Kind: l.Kind, Serial: l.Serial}
 	var prev state.FeedState
 	if res.err = o.DB.View(func(tx state.Tx) (err error) { prev, err = tx.Feed(l.Feed); return err }); res.err != nil {
@@ -225,13 +225,22 @@ func (o *ImportOptions) feed(ctx context.Context, l packager.FeedLine, in packag
 		res.err = err
 		return res
 	}
+	taken := ""
 	for a := range snap.Missing() {
+		if taken == "" && b.Stored(a.Digest) {
+			taken = a.Path
+		}
 		if res.Missing++; len(res.Names) < maxNamed {
 			res.Names = append(res.Names, a.Path)
 		}
 	}
 	set, configured := o.Feeds[l.Feed]
 	switch {
+	case taken != "":
+		res.Outcome, res.Code = FeedIncomplete, "H-820"
+		res.err = feed.NewFault(fmt.Errorf("%s was stored and is gone: %w", taken, fs.ErrNotExist), "H-820", "feed", l.Feed, "file", taken)
+		res.Problem = res.err.Error()
+		return res
 	case res.Missing > 0:
 		res.Outcome = FeedIncomplete
 		return o.lacking(res)

@@ -455,3 +455,29 @@ func TestReadOnlyMount(t *testing.T) {
 	ok(t, err)
 	x.whole("alpha")
 }
+
+// A blob that another program takes as soon as it is stored is reported as
+// that, not as damage of the medium; the same medium brings it again.
+func TestImportLosesABlobToAnotherProgram(t *testing.T) {
+	x := newCrossing(t, t.TempDir())
+	beta := genuine("wanted")
+	dir, _ := x.pack(filepath.Join(t.TempDir(), "m"), nil, x.snapshot("alpha", genuine("a")), x.snapshot("beta", beta))
+	o := x.options()
+	o.Verify = func(ctx context.Context, s feed.Setup, c feed.Content, prev state.FeedState) (mirror.Verdict, error) {
+		if s.Name == "alpha" {
+			ok(t, x.inCAS.Delete(feed.DigestOf(beta["wanted"])))
+		}
+		return x.verify(ctx, s, c, prev)
+	}
+	r, err := mirror.Import(context.Background(), o, []string{dir})
+	var f *feed.Fault
+	if !errors.As(err, &f) || f.Code != "H-820" || errors.Is(err, feed.ErrDamaged) || f.Args["file"] != "wanted" {
+		t.Errorf("%v", err)
+	}
+	if len(r.Damaged) != 0 || r.Feeds[1].Outcome != mirror.FeedIncomplete || x.state("alpha").Serial == 0 {
+		t.Errorf("%+v", r.Feeds)
+	}
+	_, err = x.take(dir)
+	ok(t, err)
+	x.whole("beta")
+}

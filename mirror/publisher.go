@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -27,6 +28,10 @@ type Options struct {
 	Keep  int    // rollback points per ring and feed; 0 is 3
 	Who   string // OS account, for the audit log
 	Log   *slog.Logger
+	// Scan, if not nil, is asked about a snapshot's files before a ring sees it
+	// for the first time by publishing; an error leaves the ring as it is. Going
+	// back to what was published before does not wait for it.
+	Scan func(ctx context.Context, s feed.Setup, a Accepted, files iter.Seq2[feed.Artifact, error]) error
 }
 
 // Publisher is the write path after import: it decides which snapshot each
@@ -153,7 +158,7 @@ func (p *Publisher) carryOut(ctx context.Context, d *desk, what string, now time
 	derived := map[string]bool{}
 	for _, s := range steps {
 		if key := serialKey(s.setup.Name, s.snap.Serial); !s.stopped && !derived[key] {
-			if err := p.prepare(ctx, s, d); err != nil {
+			if err := p.prepare(ctx, what, s, d); err != nil {
 				return nil, err
 			}
 			derived[key] = true

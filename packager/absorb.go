@@ -96,6 +96,7 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 }
 
 func newAbsorber(ctx context.Context, b *Bundle, store *cas.Store) *absorber {
+	b.stored = map[sum]struct{}{}
 	return &absorber{b: b, ctx: ctx, store: store, group: store.Group(), wanted: map[sum]struct{}{}, docs: map[sum]FeedLine{}, pieces: map[sum]map[int64]Piece{},
 		buf: bufio.NewReaderSize(nil, 256<<10)}
 }
@@ -368,6 +369,7 @@ func (a *absorber) put(r *source, d feed.Digest, size int64) (medium bool, err e
 	switch {
 	case err == nil:
 		delete(a.wanted, sumOf(d))
+		a.b.stored[sumOf(d)] = struct{}{}
 		a.out.Blobs++
 		a.out.Bytes += size
 		return false, nil
@@ -497,7 +499,7 @@ func (a *absorber) damage(m *medium, c *Container, err error) error {
 }
 
 // openSized opens a container's file, which must have its size.
-func openSized(m *medium, c *Container) (*os.File, error) {
+func openSized(m *medium, c *Container) (mediumFile, error) {
 	f, n, err := m.open(blobName(c.Digest))
 	if err == nil && n != c.Size {
 		f.Close()

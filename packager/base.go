@@ -1,9 +1,11 @@
 package packager
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,42 +38,33 @@ type counter struct {
 // Base returns the bundle from which the next incremental for these sites is
 // computed: the oldest of their bases. False if one of them has none yet.
 func Base(tx state.Tx, sites []int) (Packed, bool, error) {
-	var oldest Packed
-	for i, site := range sites {
-		var number uint64
-		ok, err := tx.Get(bucketBases, strconv.Itoa(site), &number)
-		if err != nil || !ok {
-			return Packed{}, false, err
-		}
-		if i > 0 && number >= oldest.Number {
-			continue
-		}
-		if ok, err = tx.Get(bucketPacked, numberKey(number), &oldest); err != nil || !ok {
-			return Packed{}, false, err
-		}
+	all, err := SiteBases(tx, sites)
+	if err != nil || len(all) == 0 {
+		return Packed{}, false, err
 	}
-	return oldest, len(sites) > 0, nil
+	return all[0], true, nil
 }
 
-// Common returns what an incremental for several sites builds on: the oldest of
-// their bases, which the set names, and the other ones. Only a blob that all of
-// them hold may be left out: what was in the oldest and came back since may be
-// gone at a site whose base is newer. Nil if a site has no base yet.
-func Common(tx state.Tx, sites []int) (oldest *Packed, others []Packed, err error) {
-	p, ok, err := Base(tx, sites)
-	if err != nil || !ok {
-		return nil, nil, err
-	}
+// SiteBases returns the different bases of these sites, the oldest first; none
+// if one of the sites has no base yet.
+func SiteBases(tx state.Tx, sites []int) ([]Packed, error) {
+	var out []Packed
 	for _, site := range sites {
-		b, _, err := Base(tx, []int{site})
-		if err != nil {
-			return nil, nil, err
+		var number uint64
+		var p Packed
+		ok, err := tx.Get(bucketBases, strconv.Itoa(site), &number)
+		if err == nil && ok {
+			ok, err = tx.Get(bucketPacked, numberKey(number), &p)
 		}
-		if b.Number != p.Number {
-			others = append(others, b)
+		if err != nil || !ok {
+			return nil, err
+		}
+		if !slices.ContainsFunc(out, func(o Packed) bool { return o.Number == p.Number }) {
+			out = append(out, p)
 		}
 	}
-	return &p, others, nil
+	slices.SortFunc(out, func(a, b Packed) int { return cmp.Compare(a.Number, b.Number) })
+	return out, nil
 }
 
 // Bases yields every bundle that is a base: gc keeps its snapshots' documents.

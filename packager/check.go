@@ -155,7 +155,7 @@ func (b *Bundle) mapLines() int64 { return b.set.Blobs.Lines }
 
 // findForeign names files that are not the bundle's. They are never opened.
 func (b *Bundle) findForeign(m *medium, files map[string]bool, blobs map[sum]bool) error {
-	return list(m.root.FS(), func(name string, d fs.DirEntry) error {
+	return m.list(func(name string, d fs.DirEntry) error {
 		if files[name] || name == approvalName(b.set.Number) {
 			return nil
 		}

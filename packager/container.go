@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
 
 	"github.com/hashike/hashike/internal/feed"
 )
 
 // containerReader reads one container of a medium and hashes what it reads.
 type containerReader struct {
-	f    *os.File
+	f    mediumFile
 	c    *Container
 	h    hash.Hash
 	left int64

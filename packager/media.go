@@ -12,21 +12,74 @@ import (
 	"strings"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/format/iso"
 )
 
-// medium is one volume's directory, opened for reading only. os.Root keeps
-// every access below it; what is not a regular file does not exist.
+// medium is one volume, opened for reading only: a directory, an image of
+// one, or a drop. os.Root keeps every access below the directory; what is not a regular
+// file does not exist.
 type medium struct {
-	dir  string
-	root *os.Root
+	dir   string
+	root  *os.Root // of a directory
+	image *iso.FS
+	file  *os.File // the image's
+	drop  *dropView
+}
+
+// mediumFile is an open file of either.
+type mediumFile interface {
+	io.Reader
+	io.ReaderAt
+	io.Seeker
+	io.Closer
 }
 
 func openMedium(dir string) (*medium, error) {
+	if st, err := os.Stat(dir); err == nil && st.Mode().IsRegular() {
+		return openImage(dir)
+	}
 	r, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, unreadable(dir, err)
 	}
-	return &medium{dir, r}, nil
+	m := &medium{dir: dir, root: r}
+	if _, err := r.Lstat(nameSet); err == nil {
+		return m, nil
+	}
+	if m.drop, err = openDrop(r, dir); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func openImage(path string) (*medium, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, unreadable(path, err)
+	}
+	st, err := f.Stat()
+	var fsys *iso.FS
+	if err == nil {
+		fsys, err = iso.Open(f, st.Size())
+	}
+	if err != nil {
+		f.Close()
+		return nil, unreadable(path, err)
+	}
+	return &medium{dir: path, image: fsys, file: f}, nil
+}
+
+// list calls fn for every name of the volume; see list. A drop holds what its
+// list names and is not looked at for anything else.
+func (m *medium) list(fn func(name string, d fs.DirEntry) error) error {
+	switch {
+	case m.drop != nil:
+		return nil
+	case m.image != nil:
+		return list(m.image, fn)
+	}
+	return list(m.root.FS(), fn)
 }
 
 // unreadable is a fault of the medium itself.
@@ -38,7 +91,17 @@ func unreadable(name string, err error) error {
 }
 
 // open opens a regular file and returns its size.
-func (m *medium) open(name string) (*os.File, int64, error) {
+func (m *medium) open(name string) (mediumFile, int64, error) {
+	if m.image != nil {
+		return m.inImage(name)
+	}
+	if m.drop != nil {
+		at, ok := m.drop.at[name]
+		if !ok {
+			return nil, 0, unreadable(name, fs.ErrNotExist)
+		}
+		name = at
+	}
 	st, err := m.root.Lstat(name)
 	if err != nil {
 		return nil, 0, unreadable(name, err)
@@ -58,6 +121,23 @@ func (m *medium) open(name string) (*os.File, int64, error) {
 		return nil, 0, unreadable(name, err)
 	}
 	return f, st.Size(), nil
+}
+
+func (m *medium) inImage(name string) (mediumFile, int64, error) {
+	f, err := m.image.Open(name)
+	if err != nil {
+		return nil, 0, unreadable(name, err)
+	}
+	st, err := f.Stat()
+	r, ok := f.(mediumFile)
+	if err == nil && (!ok || !st.Mode().IsRegular()) {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, unreadable(name, err)
+	}
+	return r, st.Size(), nil
 }
 
 // read reads a small file: at most limit bytes, refused before any is read.
@@ -94,7 +174,7 @@ func (m *medium) readObject(name string, o Object, limit int64) ([]byte, error) 
 
 // table opens a signed table after hashing all of it. Reading goes over the
 // file again: what it yields is used only to find blobs that are hashed anyway.
-func (m *medium) table(name string, ref Ref) (*os.File, error) {
+func (m *medium) table(name string, ref Ref) (mediumFile, error) {
 	f, n, err := m.open(name)
 	if err != nil {
 		return nil, err
@@ -120,11 +200,21 @@ func (m *medium) table(name string, ref Ref) (*os.File, error) {
 
 // vanished tells a pulled medium from a damaged file.
 func (m *medium) vanished() bool {
-	_, err := os.Stat(filepath.Join(m.dir, nameSet))
+	at := filepath.Join(m.dir, nameSet)
+	if m.image != nil || m.drop != nil {
+		at = m.dir
+	}
+	_, err := os.Stat(at)
 	return err != nil
 }
 
-func (m *medium) close() { m.root.Close() }
+func (m *medium) close() {
+	if m.image != nil {
+		m.file.Close()
+		return
+	}
+	m.root.Close()
+}
 
 // maxForeign is how many foreign files are named; the rest is counted.
 const maxForeign = 100

@@ -124,12 +124,17 @@ func (n Need) String() string {
 }
 
 // ParseNeed reads a list that was typed or kept in a file. Full-width letters,
-// any dash and any space are accepted, O is 0, I and L are 1. A slip of the
-// finger is H-602 (ErrConfig).
+// any dash and any space are accepted, O is 0, I and L are 1; so is what a
+// scanner types of the QR codes (Codes). A slip of the finger is H-602, a code
+// that was not scanned H-622 (both ErrConfig).
 func ParseNeed(text string) (Need, error) {
 	wrong := feed.NewFault(fmt.Errorf("the need list was mistyped: %w", feed.ErrConfig), "H-602")
 	if len(text) > 4*maxNeed {
 		return Need{}, wrong
+	}
+	text, err := scanned(text)
+	if err != nil {
+		return Need{}, err
 	}
 	clean := strings.Map(func(c rune) rune {
 		switch {
@@ -220,7 +225,7 @@ func (o *PackOptions) repair() (map[sum]struct{}, error) {
 	case newer:
 		return nil, fmt.Errorf("the need list is of bundle %d, which the inside has confirmed as whole since: %w", o.Need.Number, feed.ErrConfig)
 	}
-	o.Base, o.Feeds, o.Sites = nil, nil, p.Sites
+	o.Base, o.Others, o.Feeds, o.Sites = nil, nil, nil, p.Sites
 	o.repairs = &BaseRef{p.Number, p.Set}
 	if base.Number != 0 {
 		o.repairsBase = &BaseRef{base.Number, base.Set}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -50,6 +51,7 @@ type Bundle struct {
 	approvals   approvals
 	fromPending bool // opened from trust/pending-V: payload is not there
 	present     map[int]*medium
+	stored      map[sum]struct{} // by Absorb
 	other       []string
 	damaged     []Damage
 	foreign     []string
@@ -211,7 +213,7 @@ func (b *Bundle) openMedia(dirs []string) error {
 	return nil
 }
 
-// volumesIn replaces a directory that holds volumes by these.
+// volumesIn replaces a directory that holds volumes, or images of them, by these.
 func volumesIn(dirs []string) []string {
 	var out []string
 	for _, dir := range dirs {
@@ -219,7 +221,8 @@ func volumesIn(dirs []string) []string {
 		if _, err := os.Lstat(filepath.Join(dir, nameSet)); err != nil {
 			ents, _ := os.ReadDir(dir)
 			for _, e := range ents {
-				if e.IsDir() && inVolume.MatchString(e.Name()) {
+				image := e.Type().IsRegular() && strings.EqualFold(filepath.Ext(e.Name()), ".iso")
+				if image || e.IsDir() && inVolume.MatchString(e.Name()) {
 					found = append(found, filepath.Join(dir, e.Name()))
 				}
 			}
@@ -498,6 +501,13 @@ func (b *Bundle) Desired() []FeedLine { return b.desired }
 
 // Damaged lists what the media hold but not as signed.
 func (b *Bundle) Damaged() []Damage { return b.damaged }
+
+// Stored reports whether Absorb stored this blob: if it is not there
+// afterwards, another program took it.
+func (b *Bundle) Stored(d feed.Digest) bool {
+	_, ok := b.stored[sumOf(d)]
+	return ok
+}
 
 // Useless is the error for a set that is not newer and brought nothing: H-503
 // for an older one, H-504 for one whose expiry has passed (the freeze attack).

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path"
@@ -40,8 +41,8 @@ type PackOptions struct {
 	Feeds []Carry
 	Sites []int   // who may import it
 	Base  *Packed // what the inside holds; nil is a complete bundle
-	// Others are what further sites hold besides Base (see Common): a blob is
-	// left out only if it is in all of them.
+	// Others are newer bases, of further sites: only what every base holds is
+	// left out. A file that went and came back may be in the oldest alone.
 	Others []Packed
 	To     string // the medium's directory: empty, or an older bundle of ours
 	// VolumeSize splits the bundle: volumes of at most so many bytes in
@@ -50,6 +51,8 @@ type PackOptions struct {
 	VolumeSize int64
 	More       []string
 	Parity     int // per cent; 0 is none
+	// PieceSize bounds the payload's files, bytes, in whole MiB; 0 is 1 GiB.
+	PieceSize int64
 	// Need makes a repair bundle: the state of the listed bundle, its blobs that
 	// the list names and no others. Feeds, Sites and Base are then ignored.
 	Need         *Need
@@ -62,14 +65,25 @@ type PackOptions struct {
 	Only         []string       // feeds whose blobs are carried; empty is all. Every feed is stated.
 	Media        []string       // registered numbers of To and More; a set in one directory has the first
 	Progress     func(Progress) // may be nil
+	// Scan, if not nil, is asked about every file that the bundle will carry,
+	// before the medium is touched; an error stops the bundle. What it returns
+	// goes into the audit log.
+	Scan func(ctx context.Context, files iter.Seq2[Item, error]) (map[string]string, error)
 
-	limits               limits // zero: the format's
+	scanned              map[string]string // by Scan
+	limits               limits            // zero: the format's
 	orders               []SignedOrder
 	waiting              []uint64 // orders without the approver's signature
 	approver             bool     // one must sign this bundle
 	repairs, repairsBase *BaseRef
 	only                 map[sum]struct{}    // of a repair bundle: what it carries
 	written              func(dirs []string) // tests: what becomes of the media before they are read back
+}
+
+// Item is one file that a bundle will carry.
+type Item struct {
+	Feed string
+	feed.Artifact
 }
 
 // Report is what Pack wrote.
@@ -98,7 +112,8 @@ const clockAhead = 30 * 24 * time.Hour
 // before, written last but for index.json, and nothing that is already on the
 // medium stays beside it. Errors: ErrConfig for options, H-201 on the wrong
 // side, H-801 if it does not fit, H-802 if the clock contradicts signed times,
-// H-702 if a stored blob is damaged, H-701 if the medium does not give back
+// H-702 if a stored blob is damaged, H-820 if another program took or locked
+// it, H-701 if the medium does not give back
 // what was written.
 func Pack(ctx context.Context, o PackOptions) (Report, error) {
 	var r Report
@@ -124,6 +139,11 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	}
 	if err := o.fits(p); err != nil {
 		return Report{}, err
+	}
+	if o.Scan != nil {
+		if o.scanned, err = o.Scan(ctx, o.items(p)); err != nil {
+			return Report{}, err
+		}
 	}
 	erased, err := o.clearMedia()
 	if err != nil {
@@ -154,6 +174,24 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	r.Erased = erased
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))
 	return r, o.remember(r.Packed)
+}
+
+// items are the files that the plan carries, in no promised order; one that
+// several feeds name may come more than once.
+func (o *PackOptions) items(p *plan) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		for _, c := range o.Feeds {
+			name := c.Snapshot.Header().Feed
+			for a, err := range c.Snapshot.Artifacts() {
+				if err == nil && !p.carries(sumOf(a.Digest)) {
+					continue
+				}
+				if !yield(Item{name, a}, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
 }
 
 // run writes everything.
@@ -227,9 +265,11 @@ func (o *PackOptions) remember(p Packed) error {
 		if err := tx.Put(bucketPacked, numberKey(p.Number), p); err != nil {
 			return err
 		}
-		return tx.Audit(state.Record{Time: o.Now, Who: o.Who, What: "pack", Result: "ok", Detail: map[string]string{
+		detail := map[string]string{
 			"bundle": strconv.FormatUint(p.Number, 10), "set": string(p.Set), "bytes": strconv.FormatInt(p.Bytes, 10), "clock": o.ClockChecked,
-		}})
+		}
+		maps.Copy(detail, o.scanned)
+		return tx.Audit(state.Record{Time: o.Now, Who: o.Who, What: "pack", Result: "ok", Detail: detail})
 	})
 }
 
@@ -365,6 +405,18 @@ type plan struct {
 	packed    Report // of the dry run
 }
 
+// carries reports whether a blob is part of the bundle.
+func (p *plan) carries(s sum) bool {
+	if _, ok := p.base[s]; ok {
+		return false
+	}
+	if p.only == nil {
+		return true
+	}
+	_, ok := p.only[s]
+	return ok
+}
+
 // payload is the length of all containers, parity included.
 func (p *plan) payload() int64 { return sumOfSizes(p.layout.need) }
 
@@ -378,6 +430,10 @@ func (o *PackOptions) plan(ctx context.Context) (*plan, error) {
 	var err error
 	if p.room, err = o.room(); err != nil {
 		return p, err
+	}
+	if o.PieceSize > 0 {
+		o.limits.segment = max(min(o.PieceSize, segmentSize)/blockSize*blockSize, blockSize)
+		o.limits.pack = min(o.limits.segment, packTarget)
 	}
 	if p.room != nil {
 		o.limits.defaults(slices.Min(p.room))
@@ -465,23 +521,31 @@ func bits(n int64) int {
 	return k
 }
 
-// loadBase collects the digests that every receiver holds.
+// loadBase collects the digests that every inside holds.
 func (o *PackOptions) loadBase(into map[sum]struct{}) error {
 	if o.Base == nil {
 		return nil
 	}
-	err := o.baseDigests(o.Base, func(d sum) { into[d] = struct{}{} })
-	for i := range o.Others {
-		also := map[sum]struct{}{}
-		if err == nil {
-			err = o.baseDigests(&o.Others[i], func(d sum) { also[d] = struct{}{} })
-		}
-		maps.DeleteFunc(into, func(d sum, _ struct{}) bool { _, ok := also[d]; return !ok })
+	if err := o.holds(o.Base, func(s sum) { into[s] = struct{}{} }); err != nil {
+		return err
 	}
-	return err
+	for _, b := range o.Others {
+		also := make(map[sum]struct{}, len(into))
+		err := o.holds(&b, func(s sum) {
+			if _, ok := into[s]; ok {
+				also[s] = struct{}{}
+			}
+		})
+		if err != nil {
+			return err
+		}
+		maps.DeleteFunc(into, func(s sum, _ struct{}) bool { _, ok := also[s]; return !ok })
+	}
+	return nil
 }
 
-func (o *PackOptions) baseDigests(base *Packed, each func(sum)) error {
+// holds calls fn for every blob of a bundle's state.
+func (o *PackOptions) holds(base *Packed, fn func(sum)) error {
 	for _, l := range base.Feeds {
 		snap, err := o.Store.Snapshot(l.Feed, l.Serial)
 		if err == nil && snap.ID() != l.Snapshot {
@@ -494,7 +558,7 @@ func (o *PackOptions) baseDigests(base *Packed, each func(sum)) error {
 			if err != nil {
 				return err
 			}
-			each(sumOf(a.Digest))
+			fn(sumOf(a.Digest))
 		}
 	}
 	return nil

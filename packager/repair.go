@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -29,7 +28,7 @@ type repairer struct {
 	data   []extent
 	parity []extent
 	need   []int // of data: containers that hold something wanted
-	table  *os.File
+	table  mediumFile
 	temp   *durable.Temp   // rebuilt blocks
 	slots  map[int64]int64 // block → its place in temp
 }

@@ -12,7 +12,9 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -60,6 +62,23 @@ func (s setup) fingerprint() string {
 	n := new(big.Int).SetBytes(h[:])
 	n.Mod(n, new(big.Int).Exp(big.NewInt(10), big.NewInt(fingerprintDigits-2), nil))
 	return withCheck(fmt.Sprintf("%0*s", fingerprintDigits-2, n.String()))
+}
+
+// PairedSites lists the sites that a set-up medium was made for, rising.
+func PairedSites(data state.Dir) ([]int, error) {
+	ents, err := os.ReadDir(data.Keys())
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, e := range ents {
+		digits, _ := strings.CutPrefix(strings.TrimSuffix(e.Name(), ".json"), "site-")
+		if site, err := strconv.Atoi(digits); err == nil && secretPath(data, site) == filepath.Join(data.Keys(), e.Name()) {
+			out = append(out, site)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 func secretPath(data state.Dir, site int) string {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -285,7 +286,7 @@ func (w *writer) blob(a feed.Artifact) error {
 	}
 	f, err := w.o.Store.File(a.Digest)
 	if err != nil {
-		return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrDamaged), "H-702", "file", a.Path, "digest", string(a.Digest))
+		return w.kept(a, err)
 	}
 	defer f.Close()
 	if a.Size <= limit {
@@ -303,6 +304,16 @@ func (w *writer) blob(a feed.Artifact) error {
 		return feed.NewFault(fmt.Errorf("stored blob %s reads as %s: %w", a.Digest, d, feed.ErrDamaged), "H-702", "file", a.Path, "digest", string(a.Digest))
 	}
 	return nil
+}
+
+// kept is the error for a stored blob that cannot be opened. That it vanished
+// or is locked is another program's doing, as a rule an antivirus product's
+// that watches the disk; it says nothing about the bytes.
+func (w *writer) kept(a feed.Artifact, err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || durable.Held(err) || durable.Infected(err) {
+		return feed.NewFault(err, "H-820", "feed", w.feed, "file", a.Path, "digest", string(a.Digest))
+	}
+	return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrDamaged), "H-702", "feed", w.feed, "file", a.Path, "digest", string(a.Digest))
 }
 
 // note is a container of the dry run.
@@ -499,7 +510,7 @@ func (w *writer) member(a feed.Artifact) error {
 func (w *writer) tarMember(a feed.Artifact) error {
 	f, err := w.o.Store.File(a.Digest)
 	if err != nil {
-		return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrDamaged), "H-702", "file", a.Path, "digest", string(a.Digest))
+		return w.kept(a, err)
 	}
 	defer f.Close()
 	p := w.pack

@@ -42,7 +42,7 @@ func BuildPolicy(kind, least map[feed.Class]feed.Strength, orders []feed.Order, 
 			continue
 		}
 		switch {
-		case o.Kind == feed.OrderException && o.InForce(at):
+		case o.Kind == feed.OrderException && o.Detection == "" && o.InForce(at): // one for a malware scan lowers no floor
 			p.Exceptions = append(p.Exceptions, o)
 		case o.Kind == feed.OrderRollback && o.Serial != 0 && o.Serial == serial:
 			p.AllowRollback = true

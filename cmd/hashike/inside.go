@@ -55,8 +55,12 @@ func (s *station) publisher() (*mirror.Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
+	check, err := s.scanPublish()
+	if err != nil {
+		return nil, err
+	}
 	return mirror.NewPublisher(mirror.Options{Data: s.dir, DB: s.db, Store: s.store, Feeds: s.cfg.Feeds, Clock: s.now, Rings: r,
-		Keep: s.cfg.Rings.Keep, Who: s.who(), Log: s.log}), nil
+		Keep: s.cfg.Rings.Keep, Who: s.who(), Log: s.log, Scan: check}), nil
 }
 
 func (a *app) importCommand() *cobra.Command {
@@ -149,6 +153,7 @@ func (s *station) printNeed(r mirror.ImportReport, out io.Writer) error {
 		fmt.Fprintln(out, s.cat.T("need.head", n.Number, n.Blobs))
 		fmt.Fprintln(out, "  "+n.String())
 		fmt.Fprintln(out, s.cat.T("need.how"))
+		err = s.needPage(n, out)
 	}
 	return err
 }
@@ -169,6 +174,9 @@ func (a *app) needCommand() *cobra.Command {
 			fmt.Fprintln(a.out, a.cat.T("need.head", n.Number, n.Blobs))
 			fmt.Fprintln(a.out, "  "+n.String())
 			fmt.Fprintln(a.out, a.cat.T("need.how"))
+			if err := s.needPage(n, a.out); err != nil {
+				return err
+			}
 			if file != "" {
 				return os.WriteFile(file, []byte(n.String()+"\r\n"), 0o644)
 			}
@@ -445,6 +453,10 @@ func (s *station) watchInbox(ctx context.Context, still time.Duration) {
 			if err == nil {
 				err = errors.Join(s.advance(ctx, s.out), c.waits)
 			}
+			if f := faults(err); len(f) == 1 && f[0].Code == "H-623" { // not a fault yet: the rest is on its way
+				fmt.Fprintln(s.out, s.cat.T("drop.waiting", f[0].Args["number"], f[0].Args["count"], f[0].Args["file"]))
+				continue
+			}
 			if err != nil && ctx.Err() == nil {
 				s.app.report(err)
 			}
@@ -473,23 +485,21 @@ func (s *station) inboxReady(seen map[string]sight, still time.Duration) []strin
 	if err != nil {
 		return nil
 	}
-	var out []string
+	dirs := []string{s.dir.Inbox()} // a gateway may put its files there directly
 	for _, e := range ents {
-		dir := filepath.Join(s.dir.Inbox(), e.Name())
-		if !e.IsDir() {
-			continue
+		if e.IsDir() {
+			dirs = append(dirs, filepath.Join(s.dir.Inbox(), e.Name()))
 		}
+	}
+	var out []string
+	for _, dir := range dirs {
 		before, stamp := seen[dir], treeStamp(dir)
 		if before.stamp != stamp {
 			seen[dir] = sight{stamp: stamp, since: time.Now()}
 			continue
 		}
-		if approvals, _ := filepath.Glob(filepath.Join(dir, "approval-*.json")); len(approvals) == 0 {
-			if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
-				continue
-			}
-		}
-		if before.taken || time.Since(before.since) < still {
+		approvals, _ := filepath.Glob(filepath.Join(dir, "approval-*.json"))
+		if before.taken || time.Since(before.since) < still || len(approvals) == 0 && !bundleIn(dir) {
 			continue
 		}
 		before.taken = true
@@ -497,6 +507,12 @@ func (s *station) inboxReady(seen map[string]sight, still time.Duration) []strin
 		out = append(out, dir)
 	}
 	return out
+}
+
+// bundleIn reports whether a folder holds a volume, or a drop in any state.
+func bundleIn(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "index.json"))
+	return err == nil || packager.IsDrop(dir)
 }
 
 // treeStamp says what is in a folder: enough to see that it changed.

@@ -223,6 +223,7 @@ func (a *app) orderCommand() *cobra.Command {
 	f.StringVar(&o.Feed, "feed", "", a.cat.T("flag.order.feed"))
 	f.StringVar((*string)(&o.Digest), "digest", "", a.cat.T("flag.order.digest"))
 	f.StringVar(&strength, "strength", "", a.cat.T("flag.order.strength"))
+	f.StringVar(&o.Detection, "detection", "", a.cat.T("flag.order.detection"))
 	f.StringVar(&o.Reason, "reason", "", a.cat.T("flag.reason"))
 	f.StringVar(&o.Approver, "approver", "", a.cat.T("flag.approver"))
 	f.StringVar(&until, "until", "", a.cat.T("flag.until"))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,6 +25,12 @@ import (
 func (a *app) packCommand() *cobra.Command {
 	var o packOptions
 	c := &cobra.Command{Use: "pack --to DIR", Short: a.cat.T("cmd.pack"), RunE: func(c *cobra.Command, _ []string) error {
+		if pair, clash := o.clash(); clash {
+			return usageError{errors.New(a.cat.T("pack.clash", pair))}
+		}
+		if o.drop != "" {
+			o.to = []string{o.drop}
+		}
 		if len(o.to) == 0 {
 			return usageError{fmt.Errorf("--to: %s", a.cat.T("flag.to"))}
 		}
@@ -38,7 +45,6 @@ func (a *app) packCommand() *cobra.Command {
 	c.Flags().BoolVar(&o.full, "full", false, a.cat.T("flag.full"))
 	c.Flags().Uint64Var(&o.base, "base", 0, a.cat.T("flag.packbase"))
 	c.Flags().StringVar(&o.clock, "clock-checked", "", a.cat.T("flag.clock"))
-	c.Flags().IntVar(&o.site, "site", 1, a.cat.T("flag.site"))
 	c.Flags().StringSliceVar(&o.feeds, "feed", nil, a.cat.T("flag.packfeed"))
 	c.Flags().BoolVar(&o.urgent, "urgent", false, a.cat.T("flag.urgent"))
 	c.Flags().StringArrayVar(&o.media, "medium", nil, a.cat.T("flag.medium"))
@@ -46,25 +52,56 @@ func (a *app) packCommand() *cobra.Command {
 	c.Flags().StringVar(&o.lent.Department, "department", "", a.cat.T("flag.department"))
 	c.Flags().StringVar(&o.lent.Purpose, "purpose", "", a.cat.T("flag.purpose"))
 	c.Flags().StringVar(&o.found, "found", "", a.cat.T("flag.found"))
+	c.Flags().StringVar(&o.drop, "drop", "", a.cat.T("flag.drop"))
+	c.Flags().StringVar(&o.dropExt, "drop-ext", "dat", a.cat.T("flag.dropext"))
+	c.Flags().IntVar(&o.repeat, "repeat", 1, a.cat.T("flag.repeat"))
+	c.Flags().StringVar(&o.piece, "piece-size", "", a.cat.T("flag.piece"))
+	c.Flags().BoolVar(&o.iso, "iso", false, a.cat.T("flag.iso"))
+	c.Flags().StringVar(&o.noScan, "no-scan-reason", "", a.cat.T("flag.noscan"))
+	c.Flags().IntSliceVar(&o.sites, "site", nil, a.cat.T("flag.packsite"))
+	c.Flags().BoolVar(&o.allSites, "all-sites", false, a.cat.T("flag.allsites"))
 	return c
 }
 
 type packOptions struct {
-	to     []string
-	size   string // of a volume, as typed
-	parity int    // per cent
-	dry    bool
-	rate   int    // megabytes per second
-	need   string // a need list as typed, or the file that holds it
-	full   bool
-	base   uint64 // a bundle number the inside is known to hold; 0 is the recorded base
-	site   int
-	feeds  []string
-	urgent bool
-	media  []string // registered numbers, in the order of to
-	lent   packager.Loan
-	found  string // how a lost medium came back
-	clock  string // why a clock long after every vendor's signature is right
+	to       []string
+	size     string // of a volume, as typed
+	parity   int    // per cent
+	dry      bool
+	rate     int    // megabytes per second
+	need     string // a need list as typed, or the file that holds it
+	full     bool
+	base     uint64 // a bundle number the inside is known to hold; 0 is the recorded base
+	feeds    []string
+	urgent   bool
+	media    []string // registered numbers, in the order of to
+	lent     packager.Loan
+	found    string // how a lost medium came back
+	sites    []int  // none is the only one there is
+	drop     string // a directory for plain files with neutral names
+	dropExt  string // their extension
+	repeat   int    // how often each is written
+	piece    string // largest of them, as typed
+	iso      bool   // an image of each volume instead of directories
+	noScan   string // why nothing is scanned for malware
+	allSites bool
+	clock    string // why a clock long after every vendor's signature is right
+}
+
+// clash names two flags that exclude each other.
+func (o *packOptions) clash() (string, bool) {
+	for _, p := range []struct {
+		pair string
+		both bool
+	}{
+		{"--drop, --to", o.drop != "" && len(o.to) > 0}, {"--drop, --iso", o.drop != "" && o.iso}, {"--drop, --volume-size", o.drop != "" && o.size != ""},
+		{"--site, --all-sites", len(o.sites) > 0 && o.allSites},
+	} {
+		if p.both {
+			return p.pair, true
+		}
+	}
+	return "", false
 }
 
 // pack writes one bundle of everything accepted on this outside.
@@ -77,24 +114,35 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if err != nil {
 		return usageError{fmt.Errorf("--volume-size %s: %s", o.size, s.cat.T("flag.volume"))}
 	}
-	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: []int{o.site}, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: s.who(), ClockChecked: o.clock,
+	if o.sites, err = s.sites(o); err != nil {
+		return err
+	}
+	if o.iso {
+		if to[0], size, err = s.isoStage(o, size); err != nil {
+			return err
+		}
+	}
+	if o.drop != "" {
+		if to[0], err = s.dropStage(o); err != nil {
+			return err
+		}
+	}
+	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: o.sites, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: s.who(), ClockChecked: o.clock,
 		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
 	if p.Feeds, p.NewestSigned, err = s.carries(); err != nil {
 		return err
 	}
 	err = s.db.View(func(tx state.Tx) error {
-		var err error
 		if o.full {
 			return nil
 		}
-		p.Base, err = base(tx, o)
-		return err
+		return base(tx, o, &p)
 	})
 	if err != nil {
 		return err
 	}
 	if o.need != "" {
-		n, err := readNeed(o.need)
+		n, err := s.readNeed(o.need)
 		if err != nil {
 			return err
 		}
@@ -108,6 +156,11 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 			return err
 		}
 	}
+	if o.piece != "" {
+		if p.PieceSize, err = pieceSize(o.piece); err != nil {
+			return usageError{fmt.Errorf("--piece-size %s: %s", o.piece, s.cat.T("flag.piece"))}
+		}
+	}
 	if o.dry {
 		return s.estimate(ctx, p, o, out)
 	}
@@ -115,14 +168,34 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		return err
 	}
 	p.Media = o.media
+	if o.iso {
+		if err := s.isoFits(ctx, p, o.to[0]); err != nil {
+			return err
+		}
+	}
+	scanned, err := s.scanPack(&p, o.noScan)
+	if err != nil {
+		return err
+	}
 	bar := s.progress()
 	p.Progress = func(e packager.Progress) { bar.step(s.cat.T("stage."+e.Stage), e.Done, e.Total) }
 	r, err := packager.Pack(ctx, p)
 	bar.done()
+	var dropped []packager.DropFile
+	if err == nil && o.drop != "" {
+		to = o.to
+		dropped, err = s.toDrop(ctx, r, o)
+	}
+	if err == nil && o.iso {
+		to, err = s.images(ctx, &r, o.to[0])
+	}
 	if err != nil {
 		return err
 	}
 	lang := s.cat.Language()
+	if len(r.Sites) > 1 {
+		fmt.Fprintln(out, s.cat.T("pack.sites", strings.Trim(fmt.Sprint(r.Sites), "[]")))
+	}
 	fmt.Fprintln(out, s.cat.T("pack.done", r.Number, strings.Join(to, s.cat.T("list.comma")), r.Blobs, bytesText(r.BlobBytes), r.Known))
 	if r.Volumes > 1 {
 		fmt.Fprintln(out, s.cat.T("pack.volumes", r.Volumes))
@@ -150,12 +223,21 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		}
 		fmt.Fprintln(out, s.cat.T("pack.urgent", r.Number))
 	}
-	sh, err := s.carrySheet(r, p.Feeds, o)
+	fmt.Fprintln(out, s.cat.T("pack.scan", scanned.Value))
+	for _, l := range scanned.Lines {
+		fmt.Fprintln(out, "  "+l)
+	}
+	sh, err := s.carrySheet(r, p.Feeds, o, *scanned)
 	if err != nil {
 		return err
 	}
 	if err := s.writeSheet(sh, r.Number, out); err != nil {
 		return err
+	}
+	if o.drop != "" {
+		if err := s.hashSheet(sh, r, dropped, out); err != nil {
+			return err
+		}
 	}
 	if r.RootWarns != 0 {
 		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, lang)))
@@ -226,9 +308,16 @@ func (s *station) printCover(c packager.Cover, volumes int, out io.Writer) {
 	}
 }
 
-// readNeed takes a need list from a file of that name, else as typed.
-func readNeed(text string) (packager.Need, error) {
-	if st, err := os.Stat(text); err == nil && st.Mode().IsRegular() && st.Size() < 4<<20 {
+// readNeed takes a need list from a file of that name, from the keyboard or a
+// scanner that types ("-"), else as typed.
+func (s *station) readNeed(text string) (packager.Need, error) {
+	if text == "-" {
+		b, err := io.ReadAll(io.LimitReader(s.in, 4<<20))
+		if err != nil {
+			return packager.Need{}, err
+		}
+		text = string(b)
+	} else if st, err := os.Stat(text); err == nil && st.Mode().IsRegular() && st.Size() < 4<<20 {
 		b, err := os.ReadFile(text)
 		if err != nil {
 			return packager.Need{}, err
@@ -281,20 +370,42 @@ func volumeSize(text string) (int64, error) {
 }
 
 // base is what the next bundle is computed from: the bundle named, else the
-// site's recorded base; nil is a complete bundle.
-func base(tx state.Tx, o packOptions) (*packager.Packed, error) {
+// oldest of the sites' recorded bases; none is a complete bundle.
+func base(tx state.Tx, o packOptions, p *packager.PackOptions) error {
 	if o.base != 0 {
-		p, ok, err := packager.PackedAs(tx, o.base)
+		b, ok, err := packager.PackedAs(tx, o.base)
 		if err == nil && !ok {
 			err = feed.NewFault(fmt.Errorf("bundle %d: %w", o.base, feed.ErrConfig), "H-205", "name", fmt.Sprint(o.base))
 		}
-		return &p, err
+		p.Base = &b
+		return err
 	}
-	p, ok, err := packager.Base(tx, []int{o.site})
-	if err != nil || !ok {
+	all, err := packager.SiteBases(tx, o.sites)
+	if err == nil && len(all) > 0 {
+		p.Base, p.Others = &all[0], all[1:]
+	}
+	return err
+}
+
+// sites are the insides that a bundle is for: those named, all of them, or the
+// only one that a set-up medium was made for.
+func (s *station) sites(o packOptions) ([]int, error) {
+	paired, err := packager.PairedSites(s.dir)
+	if err != nil {
 		return nil, err
 	}
-	return &p, nil
+	if len(o.sites) == 0 && !o.allSites && len(paired) > 1 {
+		return nil, usageError{errors.New(s.cat.T("pack.whichsite", fmt.Sprint(paired)))}
+	}
+	if len(o.sites) == 0 {
+		return paired, nil
+	}
+	for _, n := range o.sites {
+		if !slices.Contains(paired, n) {
+			return nil, feed.NewFault(fmt.Errorf("no set-up medium was made for site %d: %w", n, feed.ErrConfig), "H-205", "name", fmt.Sprint(n))
+		}
+	}
+	return o.sites, nil
 }
 
 // carries lists what was accepted, and the newest time a vendor's signature

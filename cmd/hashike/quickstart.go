@@ -111,7 +111,7 @@ func (q *quick) run(ctx context.Context) error {
 	}
 	media := filepath.Join(q.dir, "media")
 	q.say("quick.pack", media)
-	if err := out.pack(ctx, packOptions{to: []string{media}, site: 1, parity: defaultParity}, q.out); err != nil {
+	if err := out.pack(ctx, packOptions{to: []string{media}, sites: []int{1}, parity: defaultParity, noScan: q.cat.T("quick.noscan")}, q.out); err != nil {
 		return err
 	}
 	q.took()

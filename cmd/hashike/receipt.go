@@ -27,7 +27,7 @@ func (a *app) receiptCommand() *cobra.Command {
 				return json.NewEncoder(a.out).Encode(map[string]any{"code": strings.ReplaceAll(r.Code, " ", ""), "bundle": r.Number})
 			}
 			fmt.Fprintln(a.out, a.cat.T("receipt.code", r.Number, r.Code))
-			return nil
+			return s.receiptPage(r, a.out)
 		})
 	}}
 	show.Flags().BoolVar(&asJSON, "json", false, a.cat.T("flag.json"))

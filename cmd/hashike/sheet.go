@@ -41,7 +41,7 @@ type sheet struct {
 // carrySheet collects what the page says, in the order of municipal forms
 // (docs/words.md): numbers, borrower, contents, virus check, words, anchor,
 // approval, out and in, result, erasure.
-func (s *station) carrySheet(r packager.Report, carries []packager.Carry, o packOptions) (sheet, error) {
+func (s *station) carrySheet(r packager.Report, carries []packager.Carry, o packOptions, scanned checked) (sheet, error) {
 	var anchor string
 	var media []packager.Medium
 	var blankets []people.Blanket
@@ -95,7 +95,8 @@ func (s *station) carrySheet(r packager.Report, carries []packager.Carry, o pack
 		{Label: t("purpose"), Value: purpose},
 		{Label: t("contents"), Value: t("contents.is", r.Blobs, bytesText(r.BlobBytes)), Lines: contents},
 		excepted,
-		{Label: t("scan"), Value: t("scan.none")},
+		{Label: t("scan"), Value: scanned.Value, Lines: scanned.Lines},
+		{Label: t("scaninside"), Write: true},
 		{Label: t("words"), Value: strings.Join(words, "　")},
 		{Label: t("anchor"), Value: anchor},
 		approval,
@@ -179,15 +180,23 @@ func (s *station) contentsOf(carries []packager.Carry, t func(string, ...any) st
 	return out
 }
 
-// qrSVG draws a QR code as plain SVG: it prints in black and white and needs
-// no script. It is for paper and pages, never for a console.
-func qrSVG(text string) (template.HTML, error) {
+// qrSVG draws the sheet's small QR code.
+func qrSVG(text string) (template.HTML, error) { return qrPicture(text, 0) }
+
+// qrPicture draws a QR code as plain SVG, module pixels a module, or 120 in
+// all: it prints in black and white and needs no script. It is for paper and
+// pages, never for a console.
+func qrPicture(text string, module int) (template.HTML, error) {
 	c, err := qr.Encode(text, qr.M)
 	if err != nil {
 		return "", err
 	}
+	side := 120
+	if module > 0 {
+		side = (c.Size + 8) * module
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 -4 %d %d" width="120" height="120" role="img" shape-rendering="crispEdges"><path fill="#000" d="`, c.Size+8, c.Size+8)
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 -4 %d %d" width="%d" height="%d" role="img" shape-rendering="crispEdges"><path fill="#000" d="`, c.Size+8, c.Size+8, side, side)
 	for y := range c.Size {
 		for x := range c.Size {
 			if c.Black(x, y) {

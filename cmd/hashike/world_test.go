@@ -41,6 +41,7 @@ func newWorld(t testing.TB, blocks string) *world {
 	w := &world{t: t, dir: t.TempDir(), now: time.Now}
 	sheet := w.ok("", "--data", w.path(outside), "init", "--side", outside, "--name", "試験町", "--keys-to", w.path("envelopes"))
 	w.configure(outside, blocks)
+	setLine(t, w.path(outside, "hashike.toml"), `scan_reason = ""`, `scan_reason = "試験のため"`)
 	w.ok(fingerprintOn(sheet)+"\n", "--data", w.path(inside), "init", "--side", inside, "--name", "試験町", "--pair", w.path(outside, "outbox", "setup-1"))
 	w.configure(inside, blocks)
 	setLine(t, w.path(inside, "hashike.toml"), `addr = "127.0.0.1:8081"`, `addr = "127.0.0.1:0"`)

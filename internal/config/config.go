@@ -79,6 +79,12 @@ type File struct {
 	Rings    Rings
 	Listen   []Listen
 	Feeds    []feed.Setup // by name
+
+	Scan       Scanner // who looks for malware; Scanner.None is nobody
+	OverLimit  string  // what becomes of a file over the scanner's limit: OverLimitStop, OverLimitRecord
+	ScanLimit  int64   // MB over which clamd is not asked; 0 is as clamd says
+	RescanDays int     // how much older than the present definitions those of a verdict may be
+	ScanReason string  // why no scanner is used, where nobody can be asked
 }
 
 type raw struct {
@@ -94,6 +100,12 @@ type raw struct {
 	Rings    Rings                     `toml:"rings"`
 	Listen   []Listen                  `toml:"listen"`
 	Feed     map[string]toml.Primitive `toml:"feed"`
+
+	Scan       Scanner `toml:"scan"`
+	OverLimit  string  `toml:"over_limit"`
+	ScanLimit  int64   `toml:"scan_limit_mb"`
+	RescanDays int     `toml:"rescan_days"`
+	ScanReason string  `toml:"scan_reason"`
 }
 
 // Schema is the newest configuration this program knows.
@@ -119,12 +131,13 @@ func fault(path string, err error) error {
 
 // Parse is Load for a text in memory; path is for messages.
 func Parse(path, text string, kinds []feed.Kind) (*File, error) {
-	r := raw{Approval: "paper", Network: Network{Proxy: "system", PerHost: 2}, Bundle: Bundle{ExpiryDays: 45}, Rings: Rings{Keep: 3}}
+	r := raw{Approval: "paper", Network: Network{Proxy: "system", PerHost: 2}, Bundle: Bundle{ExpiryDays: 45}, Rings: Rings{Keep: 3}, OverLimit: OverLimitRecord, RescanDays: 7}
 	md, err := toml.Decode(text, &r)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Path: path, Side: r.Side, Name: r.Name, Zone: r.Zone, Approval: r.Approval, Base: r.Base, Contact: r.Contact, Network: r.Network, Bundle: r.Bundle, Rings: r.Rings, Listen: r.Listen}
+	f := &File{Path: path, Side: r.Side, Name: r.Name, Zone: r.Zone, Approval: r.Approval, Base: r.Base, Contact: r.Contact, Network: r.Network, Bundle: r.Bundle, Rings: r.Rings, Listen: r.Listen,
+		Scan: r.Scan, OverLimit: r.OverLimit, ScanLimit: r.ScanLimit, RescanDays: r.RescanDays, ScanReason: r.ScanReason}
 	// Feeds first: only then is every known key decoded and the rest unknown.
 	names := make([]string, 0, len(r.Feed))
 	for n := range r.Feed {
@@ -254,6 +267,9 @@ func (f *File) check() error {
 				}
 			}
 		}
+	}
+	if err := f.checkScan(); err != nil {
+		return err
 	}
 	return f.checkListeners()
 }

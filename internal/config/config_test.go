@@ -38,20 +38,28 @@ func toy() feed.Kind {
 func TestUnknownKeysNameTableAndKey(t *testing.T) {
 	head := "side = \"outside\"\n"
 	for text, want := range map[string]string{
-		head + "colour = 1\n":                                                                       `top level: unknown key "colour"`,
-		head + "[network]\nproxi = \"none\"\n":                                                      `[network]: unknown key "proxi"`,
-		head + "[feed.a]\nkind = \"toy\"\nurll = \"x\"\n":                                           `[feed.a]: unknown key "urll"`,
-		head + "[feed.A]\nkind = \"toy\"\n":                                                         "a feed's name",
-		head + "[feed.com1]\nkind = \"toy\"\n":                                                      "a feed's name",
-		head + "[feed.a]\nkind = \"toi\"\n":                                                         `kind "toi" is none of toy`,
-		head + "[feed.a]\nkind = \"toy\"\nmount = \"/x\"\n":                                         "mount",
-		head + "[feed.a]\nkind = \"toy\"\nevery = \"1s\"\n":                                         "at least one minute",
-		head + "[feed.a]\nkind = \"toy\"\nleast = { metadata = \"attested\" }\n":                    "below the kind's own",
-		head + "[feed.a]\nkind = \"toy\"\nleast = { payload = \"signed\" }\n":                       "no such class",
-		head + "[feed.a]\nkind = \"toy\"\nwaits = { everybody = \"1h\" }\n":                         "the rings are",
-		"side = \"middle\"\n":                                                                       "outside or inside",
-		head + "schema = 99\n":                                                                      "newer",
-		head + "[bundle]\nexpiry_days = 3\n":                                                        "7 to 400",
+		head + "colour = 1\n":                                                    `top level: unknown key "colour"`,
+		head + "[network]\nproxi = \"none\"\n":                                   `[network]: unknown key "proxi"`,
+		head + "[feed.a]\nkind = \"toy\"\nurll = \"x\"\n":                        `[feed.a]: unknown key "urll"`,
+		head + "[feed.A]\nkind = \"toy\"\n":                                      "a feed's name",
+		head + "[feed.com1]\nkind = \"toy\"\n":                                   "a feed's name",
+		head + "[feed.a]\nkind = \"toi\"\n":                                      `kind "toi" is none of toy`,
+		head + "[feed.a]\nkind = \"toy\"\nmount = \"/x\"\n":                      "mount",
+		head + "[feed.a]\nkind = \"toy\"\nevery = \"1s\"\n":                      "at least one minute",
+		head + "[feed.a]\nkind = \"toy\"\nleast = { metadata = \"attested\" }\n": "below the kind's own",
+		head + "[feed.a]\nkind = \"toy\"\nleast = { payload = \"signed\" }\n":    "no such class",
+		head + "[feed.a]\nkind = \"toy\"\nwaits = { everybody = \"1h\" }\n":      "the rings are",
+		head + "scan = \"clamav\"\n":                                             "clamd:unix",
+		head + "scan = \"clamd:tcp:localhost\"\n":                                "clamd:unix",
+		head + "scan = [\"scanner\", \"--all\"]\n":                               "{file}",
+		head + "scan = [\"scanner\", 1]\n":                                       "a list of texts",
+		head + "scan = 3\n":                                                      "a list of texts",
+		head + "over_limit = \"ignore\"\n":                                       "stop or record",
+		head + "rescan_days = -1\n":                                              "rescan_days",
+		head + "scan_limit_mb = -1\n":                                            "scan_limit_mb",
+		"side = \"middle\"\n":                                                    "outside or inside",
+		head + "schema = 99\n":                                                   "newer",
+		head + "[bundle]\nexpiry_days = 3\n":                                     "7 to 400",
 		head + "[feed.a]\nkind = \"toy\"\nmount=\"/x/\"\n[feed.b]\nkind = \"toy\"\nmount=\"/x/\"\n": "same mount",
 	} {
 		_, err := Parse("hashike.toml", text, []feed.Kind{toy()})
@@ -103,5 +111,20 @@ func TestLoadIsAConfigFault(t *testing.T) {
 	var f *feed.Fault
 	if !errors.Is(err, feed.ErrConfig) || !errors.As(err, &f) || f.Code != "H-202" {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestScanners(t *testing.T) {
+	for text, want := range map[string]Scanner{
+		`"clamd:unix:/run/clamav/clamd.ctl"`: {Name: "clamd:unix:/run/clamav/clamd.ctl"},
+		`"clamd:tcp:[::1]:3310"`:             {Name: "clamd:tcp:[::1]:3310"},
+		`"defender"`:                         {Name: "defender"},
+		`["prog", "arg", "{file}"]`:          {Args: []string{"prog", "arg", "{file}"}},
+		`""`:                                 {},
+	} {
+		f, err := Parse("hashike.toml", "side = \"outside\"\nscan = "+text+"\n", []feed.Kind{toy()})
+		if err != nil || f.Scan.Name != want.Name || strings.Join(f.Scan.Args, " ") != strings.Join(want.Args, " ") || f.OverLimit != OverLimitRecord || f.RescanDays != 7 {
+			t.Errorf("%s: %+v %v", text, f, err)
+		}
 	}
 }

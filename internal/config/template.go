@@ -27,6 +27,18 @@ approval = "paper" # 承認: "paper"（押印した媒体運搬票）または "
 		b.WriteString("zone = \"lgwan\" # \"lgwan\"（LGWAN接続系）または \"mynumber\"（マイナンバー利用事務系）\n")
 		b.WriteString("base = \"\" # 端末から見たこのサーバのURL（例 http://hashike.town.example:8080） / how terminals reach this mirror\n")
 	}
+	b.WriteString(`
+# ウイルス検査: "clamd:unix:/run/clamav/clamd.ctl"、"clamd:tcp:127.0.0.1:3310"、"defender"（Windows）、
+# またはコマンド ["program", "argument", "{file}"]（終了コード 0 検出なし、1 検出）。"" は検査しない
+# malware scan: clamd, Microsoft Defender, or a command (exit code 0 clean, 1 detected); "" is none
+scan = ""
+over_limit = "record" # 検査ソフトの上限を超えるファイル: "record"（未検査と記録）、"stop"（止める） / files over the scanner's limit
+scan_limit_mb = 0 # これより大きいファイルは検査に出さない（clamdのMaxFileSize。0は検査ソフトに従う） / not sent to clamd if larger
+rescan_days = 7 # 定義がこの日数より新しくなったら検査し直す / scan again once definitions are so many days newer
+`)
+	if side == "outside" {
+		b.WriteString("scan_reason = \"\" # 検査しない理由（媒体運搬票に載る） / why there is no scan, for the carry sheet\n")
+	}
 	table(&b, "[contact]", i18n.Contact{})
 	if side == "outside" {
 		table(&b, "[network]", Network{Proxy: "system", PerHost: 2})

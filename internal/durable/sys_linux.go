@@ -47,6 +47,10 @@ func Free(dir string) (int64, error) {
 // succeed: never here.
 func Held(error) bool { return false }
 
+// Infected reports that the system denied the file because an antivirus
+// product found something in it: here that is a plain refusal of access.
+func Infected(error) bool { return false }
+
 // Private is what directories are made with here (0700).
 func Private(string) error { return nil }
 

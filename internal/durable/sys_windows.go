@@ -40,6 +40,12 @@ func Held(err error) bool {
 		errors.Is(err, windows.ERROR_LOCK_VIOLATION)
 }
 
+// Infected reports that the system denied the file because an antivirus
+// product found something in it.
+func Infected(err error) bool {
+	return errors.Is(err, windows.ERROR_VIRUS_INFECTED) || errors.Is(err, windows.ERROR_VIRUS_DELETED)
+}
+
 // Private lets only the current user, the administrators and the system into
 // dir and what is or will be below it: what mode 0700 does elsewhere. A file
 // system without access lists (FAT) is an error.

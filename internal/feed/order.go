@@ -22,22 +22,25 @@ const (
 // Order is a signed instruction that travels with every bundle until it ends.
 // The inside drops none it accepted.
 type Order struct {
-	Schema   int        `json:"schema"`
-	Number   uint64     `json:"number"` // unique; shown to people ("例外措置 17")
-	Kind     OrderKind  `json:"kind"`
-	Feed     string     `json:"feed,omitempty"`
-	Digest   Digest     `json:"digest,omitempty"`
-	Strength Strength   `json:"strength"`           // exception: what is enough
-	Distrust *Distrust  `json:"distrust,omitempty"` // distrust
-	Anchor   *NewAnchor `json:"anchor,omitempty"`   // trust
-	Time     time.Time  `json:"time,omitzero"`      // floor: the new floor
-	Serial   uint64     `json:"serial,omitempty"`   // pull-back, rollback: which snapshot
-	Bundle   uint64     `json:"bundle,omitempty"`   // void: its number
-	Reason   string     `json:"reason"`
-	Operator string     `json:"operator"`
-	Approver string     `json:"approver"`
-	Issued   time.Time  `json:"issued"`
-	Until    time.Time  `json:"until,omitzero"` // exception: required, 31 March at the latest
+	Schema   int       `json:"schema"`
+	Number   uint64    `json:"number"` // unique; shown to people ("例外措置 17")
+	Kind     OrderKind `json:"kind"`
+	Feed     string    `json:"feed,omitempty"`
+	Digest   Digest    `json:"digest,omitempty"`
+	Strength Strength  `json:"strength"` // exception: what is enough
+	// Detection makes an exception one about malware scans alone: the file of
+	// Digest is released although a scanner finds this name in it.
+	Detection string     `json:"detection,omitempty"`
+	Distrust  *Distrust  `json:"distrust,omitempty"` // distrust
+	Anchor    *NewAnchor `json:"anchor,omitempty"`   // trust
+	Time      time.Time  `json:"time,omitzero"`      // floor: the new floor
+	Serial    uint64     `json:"serial,omitempty"`   // pull-back, rollback: which snapshot
+	Bundle    uint64     `json:"bundle,omitempty"`   // void: its number
+	Reason    string     `json:"reason"`
+	Operator  string     `json:"operator"`
+	Approver  string     `json:"approver"`
+	Issued    time.Time  `json:"issued"`
+	Until     time.Time  `json:"until,omitzero"` // exception: required, 31 March at the latest
 }
 
 // NewAnchor is a vendor key or root that an order adds for some feeds.
@@ -72,6 +75,8 @@ func (o Order) Check() error {
 		switch {
 		case o.Feed == "" && o.Digest == "":
 			return bad("an exception names a feed or a digest")
+		case o.Detection != "" && o.Digest == "":
+			return bad("an exception for a detection names the file's digest")
 		case strings.TrimSpace(o.Approver) == "" || o.Approver == o.Operator:
 			return bad("an exception needs an approver who is not the operator")
 		case o.Until.IsZero() || o.Until.After(FiscalYearEnd(o.Issued)):

@@ -152,7 +152,9 @@ func (p *page) About(o feed.Order) string {
 	if o.Anchor != nil {
 		out = append(out, o.Anchor.Name)
 	}
-	if o.Kind == feed.OrderException {
+	if o.Detection != "" {
+		out = append(out, o.Detection)
+	} else if o.Kind == feed.OrderException {
 		out = append(out, p.Strength(o.Strength))
 	}
 	return p.Dash(strings.Join(slices.DeleteFunc(out, func(s string) bool { return s == "" }), " "))

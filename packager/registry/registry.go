@@ -33,7 +33,7 @@ import (
 	"github.com/hashike/hashike/internal/feed"
 )
 
-// The artifact that holds the files of a volume besides blobs/ (docs/bundle.md §10).
+// The artifact that holds the files of a volume besides blobs/ (docs/bundle.md §11).
 const (
 	typeBundle   = "application/vnd.hashike.bundle.v1+json"
 	typePart     = "application/vnd.hashike.bundle.file.v1"
