@@ -64,7 +64,7 @@ func TestCarrySheet(t *testing.T) {
 	}
 	defer s.close()
 	full, err := s.carrySheet(packager.Report{Packed: packager.Packed{Number: 2, Urgent: true, Set: feed.DigestOf(nil)}}, nil, packOptions{media: []string{"U-012"},
-		lent: packager.Loan{Borrower: "山田 太郎", Department: "総務課 情報政策係"}})
+		lent: packager.Loan{Borrower: "山田 太郎", Department: "総務課 情報政策係"}}, checked{Value: "検出なし"})
 	if err != nil {
 		t.Fatal(err)
 	}
