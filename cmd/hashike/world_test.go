@@ -79,7 +79,9 @@ func (w *world) run(stdin string, args ...string) (stdout, stderr string, code i
 	}
 	var out, errw bytes.Buffer
 	a := newApp(strings.NewReader(stdin), &out, &errw, langOf(args))
-	a.clock = w.now
+	if w.now != nil {
+		a.clock = w.now
+	}
 	root := a.root()
 	root.SetArgs(args)
 	code = a.report(root.ExecuteContext(context.Background()))
