@@ -50,6 +50,7 @@ type Admission struct {
 	State   feed.Digest         // that bundle's set
 	Changed []packager.FeedLine // of the desired state: not accepted here yet, or waiting for an approver
 	Desired []packager.FeedLine
+	Own     []packager.FeedLine // of Changed: those that this very bundle states and carries, so that approving it approves them
 }
 
 // Outcome is how one feed of a bundle fared.
@@ -159,8 +160,14 @@ func (o *ImportOptions) admit(b *packager.Bundle, info packager.Info) (func(stri
 			if err != nil {
 				return err
 			}
-			if f.Serial != l.Serial || f.ID != l.Snapshot || f.Unapproved {
-				a.Changed = append(a.Changed, l)
+			if f.Serial == l.Serial && f.ID == l.Snapshot && !f.Unapproved {
+				continue
+			}
+			a.Changed = append(a.Changed, l)
+			if info.Set.Carries(l.Feed) && slices.ContainsFunc(b.Stated(), func(s packager.FeedLine) bool {
+				return s.Feed == l.Feed && s.Serial == l.Serial && s.Snapshot == l.Snapshot
+			}) {
+				a.Own = append(a.Own, l)
 			}
 		}
 		return nil
@@ -192,7 +199,7 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, approved 
 			return moved, errors.Join(err, cerr)
 		}
 		res := o.feed(ctx, b, l, in, approved(l.Feed))
-		if res.Code == "H-701" && res.Outcome == FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial) {
+		if res.Code == "H-701" && res.Outcome == FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial()) {
 			res.Code, res.Problem, res.err = "", "", nil // other volumes, or other bundles, are still to come
 		}
 		if res.Outcome == FeedUnconfigured { // no error: a bundle for several sites may hold what this one does not use

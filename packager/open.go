@@ -499,6 +499,9 @@ func (b *Bundle) Info() Info {
 // else the accepted one's.
 func (b *Bundle) Desired() []FeedLine { return b.desired }
 
+// Stated are the feeds as this bundle itself states them, newer or older.
+func (b *Bundle) Stated() []FeedLine { return b.feeds }
+
 // Damaged lists what the media hold but not as signed.
 func (b *Bundle) Damaged() []Damage { return b.damaged }
 
