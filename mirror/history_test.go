@@ -40,7 +40,7 @@ import (
 func TestCarryHistories(t *testing.T) {
 	histories, first := setting("HASHIKE_HISTORIES", 12), setting("HASHIKE_SEED", 1)
 	if os.Getenv("HASHIKE_CI") == "1" && !testing.Short() {
-		histories = setting("HASHIKE_HISTORIES", 80)
+		histories = setting("HASHIKE_HISTORIES", 200)
 	}
 	var total tally
 	var mu sync.Mutex
