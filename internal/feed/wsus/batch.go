@@ -57,6 +57,27 @@ func encodeBatch(list []original) ([]byte, error) {
 	return w.EncodeAll(b.Bytes(), nil), nil
 }
 
+// packer packs documents one by one.
+type packer struct {
+	w *zstd.Encoder
+	r *zstd.Decoder
+}
+
+func newPacker() *packer {
+	// Neither fails without a stream and with these options.
+	w, _ := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
+	r, _ := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxDocument))
+	return &packer{w, r}
+}
+
+func (p *packer) pack(b []byte) []byte            { return bytes.Clone(p.w.EncodeAll(b, nil)) }
+func (p *packer) unpack(b []byte) ([]byte, error) { return p.r.DecodeAll(b, nil) }
+
+func (p *packer) close() {
+	_ = p.w.Close()
+	p.r.Close()
+}
+
 // eachOriginal calls f for every document of a batch. ErrUpstream if it is not
 // of the form above.
 func eachOriginal(r io.Reader, f func(original) error) error {
@@ -112,7 +133,7 @@ func readBatch(r io.ReaderAt, size int64, keep func(n int, p part, lang string, 
 	if size > maxBatch {
 		return nil, upstream("batch of %d bytes", size)
 	}
-	s := &scan{updates: map[int]*update{}, sums: map[identity][sha256.Size]byte{}, parts: map[int][][sha256.Size]byte{}, documents: map[int]*document{}}
+	s := &scan{updates: map[int]*update{}, sums: map[identity][sha256.Size]byte{}, parts: map[int][][sha256.Size]byte{}}
 	n := 0
 	err := eachOriginal(io.NewSectionReader(r, 0, size), func(o original) error {
 		d, err := parseDocument(o.body)
@@ -123,7 +144,8 @@ func readBatch(r io.ReaderAt, size int64, keep func(n int, p part, lang string, 
 			return upstream("batch: %s is called %s", d.identity, o.identity)
 		}
 		s.parts[n] = [][sha256.Size]byte{sha256.Sum256(o.body)}
-		s.updates[n], s.documents[n] = &d.update, d
+		u := d.update // alone: a pointer into d would hold all its fragments
+		s.updates[n] = &u
 		if at, err := time.Parse(time.RFC3339, d.Created); err == nil && at.After(s.created) {
 			s.created = at.UTC().Truncate(time.Second)
 		}
@@ -143,9 +165,6 @@ func readBatch(r io.ReaderAt, size int64, keep func(n int, p part, lang string, 
 	}
 	if n == 0 {
 		return nil, upstream("batch without updates")
-	}
-	if keep != nil {
-		s.documents = nil
 	}
 	return s, s.sum()
 }

@@ -72,19 +72,21 @@ type mirror struct {
 	now  progress
 	held map[identity]string // revision → batch of the last snapshot
 	docs map[identity]*document
-	news []original
-	size int64 // bytes of news
+	news []original // bodies packed
+	size int64      // bytes of news
+	pack *packer
 	urls map[[20]byte]string
 	made map[string]*scan // new batches, by path
 }
 
 // fromServer adds what the upstream server has.
 func (f *updates) fromServer(ctx context.Context, up feed.Upstream, r *fetch) (*progress, error) {
-	m := &mirror{fetch: r, f: f, was: progressOf(r.prev), held: map[identity]string{}, docs: map[identity]*document{}, urls: map[[20]byte]string{}, made: map[string]*scan{},
+	m := &mirror{fetch: r, f: f, was: progressOf(r.prev), held: map[identity]string{}, docs: map[identity]*document{}, urls: map[[20]byte]string{}, made: map[string]*scan{}, pack: newPacker(),
 		srv: &peerServer{up: up, base: f.conf.Upstream}}
 	if strings.EqualFold(f.conf.Upstream, microsoftServer) {
 		m.srv.roots = verifier.MicrosoftRoot2011()
 	}
+	defer m.pack.close()
 	m.now.Server = f.choice()
 	if m.was.Server != m.now.Server {
 		m.was = progress{}
@@ -234,9 +236,9 @@ func (m *mirror) note(d *document) {
 	m.docs[d.identity] = d
 }
 
-// maxBrought bounds the new documents of one fetch, which are held in memory.
-// The first one of Windows 11 and the servers takes some 200 MB.
-const maxBrought = 1 << 30
+// maxBrought bounds the new documents of one fetch, which wait packed in memory
+// until all that they build on is here.
+const maxBrought = 256 << 20
 
 // bring asks for the documents of revisions that are not held yet.
 func (m *mirror) bring(ctx context.Context, ids []identity) error {
@@ -260,8 +262,8 @@ func (m *mirror) bring(ctx context.Context, ids []identity) error {
 				continue
 			}
 			m.note(o.doc)
-			m.news = append(m.news, o.original)
-			if m.size += int64(len(o.body)); m.size > maxBrought || len(m.docs) > maxUpdates {
+			m.news = append(m.news, original{o.identity, m.pack.pack(o.body)})
+			if m.size += int64(len(m.news[len(m.news)-1].body)); m.size > maxBrought || len(m.docs) > maxUpdates {
 				return upstream("over %d revisions, or %d bytes of new ones: choose fewer products", maxUpdates, int64(maxBrought))
 			}
 		}
@@ -424,7 +426,10 @@ func (m *mirror) store(ctx context.Context) error {
 	return m.files(ctx, live)
 }
 
-// batches packs documents. Members of a bundle go before it and into the same
+// maxBatchFill is how many bytes of documents go into one batch.
+const maxBatchFill = 32 << 20
+
+// batches packs documents, whose bodies come packed one by one. Members of a bundle go before it and into the same
 // batch where they fit: a file's class comes from the bundle.
 func (m *mirror) batches(list []original) ([][]byte, error) {
 	bodies := map[identity][]byte{}
@@ -433,12 +438,13 @@ func (m *mirror) batches(list []original) ([][]byte, error) {
 	}
 	var packed [][]byte
 	var open []original
+	size := 0
 	flush := func() error {
 		if len(open) == 0 {
 			return nil
 		}
 		b, err := encodeBatch(open)
-		packed, open = append(packed, b), nil
+		packed, open, size = append(packed, b), nil, 0
 		return err
 	}
 	for _, o := range list {
@@ -449,12 +455,16 @@ func (m *mirror) batches(list []original) ([][]byte, error) {
 			}
 		}
 		for _, id := range group {
-			if len(open) == batchUpdates {
+			body, err := m.pack.unpack(bodies[id])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", id, err)
+			}
+			if len(open) == batchUpdates || size+len(body) > maxBatchFill {
 				if err := flush(); err != nil {
 					return nil, err
 				}
 			}
-			open = append(open, original{id, bodies[id]})
+			open, size = append(open, original{id, body}), size+len(body)
 			delete(bodies, id)
 		}
 	}

@@ -574,3 +574,38 @@ func FuzzServerRequests(f *testing.F) {
 		}
 	})
 }
+
+// TestBatchesAreBounded: by number and by bytes, with every document once.
+func TestBatchesAreBounded(t *testing.T) {
+	m := &mirror{docs: map[identity]*document{}, pack: newPacker()}
+	defer m.pack.close()
+	var list []original
+	for i := range 250 {
+		id := identity{numbered(i), 1}
+		size := 100
+		if i < 20 {
+			size = 3 << 20
+		}
+		m.docs[id] = &document{update: update{identity: id}}
+		list = append(list, original{id, m.pack.pack(bytes.Repeat([]byte{'x'}, size))})
+	}
+	packed, err := m.batches(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	had := map[identity]bool{}
+	for _, b := range packed {
+		n, size := 0, 0
+		err := eachOriginal(bytes.NewReader(b), func(o original) error {
+			n, size = n+1, size+len(o.body)
+			had[o.identity] = true
+			return nil
+		})
+		if err != nil || n > batchUpdates || size > maxBatchFill {
+			t.Errorf("a batch of %d documents, %d bytes: %v", n, size, err)
+		}
+	}
+	if len(had) != 250 || len(packed) != 4 {
+		t.Errorf("%d documents in %d batches", len(had), len(packed))
+	}
+}

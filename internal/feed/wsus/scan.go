@@ -53,8 +53,6 @@ type scan struct {
 	updates map[int]*update                // by the vendor's number
 	sums    map[identity][sha256.Size]byte // over all fragments of a revision
 	parts   map[int][][sha256.Size]byte
-
-	documents map[int]*document // of a batch, if it was read without keep
 }
 
 // numbers are the scan's updates in the vendor's order: what others need comes first.
