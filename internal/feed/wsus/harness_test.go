@@ -293,3 +293,12 @@ func sample(t testing.TB, name ...string) []byte {
 	}
 	return b
 }
+
+func mustURL(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}

@@ -111,21 +111,3 @@ func (f *updates) Released(c feed.Content) (time.Time, string) {
 func (f *updates) Stale() (yellow, red time.Duration) {
 	return 35 * 24 * time.Hour, 65 * 24 * time.Hour
 }
-
-// Settings implements feed.ClientSettings: the policy of microsoft.md 1.11 as a
-// .reg file. An address with a path is not one that Windows documents.
-func (f *updates) Settings(_ feed.Content, base *url.URL) ([]feed.Setting, error) {
-	server := strings.TrimSuffix(base.String(), "/")
-	const key = `HKEY_LOCAL_MACHINE\SOFTWARE\Policies\Microsoft\Windows\WindowsUpdate`
-	body := "Windows Registry Editor Version 5.00\r\n\r\n[" + key + "]\r\n" +
-		`"WUServer"="` + server + "\"\r\n" + `"WUStatusServer"="` + server + "\"\r\n" +
-		"\"DoNotConnectToWindowsUpdateInternetLocations\"=dword:00000001\r\n\r\n[" + key + "\\AU]\r\n\"UseWUServer\"=dword:00000001\r\n"
-	return []feed.Setting{{
-		Title: feed.Text{JA: "Windows Updateの接続先（グループポリシーまたはレジストリ）", EN: "Where Windows Update asks (group policy or registry)"},
-		File:  "hashike-wsus.reg", Body: body,
-		Note: feed.Text{
-			JA: "配信段階を分けるには、TargetGroupEnabledとTargetGroupも設定します。更新対象のmountは「/」にします。",
-			EN: "For rings, also set TargetGroupEnabled and TargetGroup. The feed's mount must be \"/\".",
-		},
-	}}, nil
-}
