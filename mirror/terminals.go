@@ -28,7 +28,9 @@ import (
 const (
 	maxTerminal  = 1 << 20 // bytes of one record
 	maxTerminals = 100_000
-	maxWaiting   = 5000 // changed records not yet written
+	maxWaiting   = 5000      // changed records not yet written
+	maxWeight    = 1_000_000 // standings in them
+	maxLedger    = 4 << 30   // bytes of terminals.db at which no more terminals are taken in
 )
 
 var terminalsBucket = []byte("terminals")
@@ -41,6 +43,7 @@ func kept(now time.Time) time.Time { return now.AddDate(0, -13, 0) }
 type records struct {
 	mu      sync.Mutex
 	pending map[string]*feed.Terminal
+	weight  int
 	count   int // in the database
 	counted bool
 }
@@ -55,6 +58,10 @@ func (l *ledger) Change(name, id string, f func(*feed.Terminal)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t, ok := r.pending[key]
+	if r.weight >= maxWeight {
+		l.lose(1)
+		return
+	}
 	if !ok {
 		if len(r.pending) >= maxWaiting {
 			l.lose(1)
@@ -70,6 +77,7 @@ func (l *ledger) Change(name, id string, f func(*feed.Terminal)) {
 		r.pending[key] = t
 	}
 	f(t)
+	r.weight += len(t.Updates)
 }
 
 // record reads one record; nil is a new terminal. A record that cannot be read
@@ -83,6 +91,9 @@ func (l *ledger) record(key string) *feed.Terminal {
 		}
 		if !l.records.counted {
 			l.records.count, l.records.counted = b.Stats().KeyN, true
+		}
+		if tx.Size() > maxLedger {
+			l.records.count = maxTerminals
 		}
 		raw := b.Get([]byte(key))
 		if raw == nil {
@@ -129,7 +140,7 @@ func (l *ledger) flushTerminals() error {
 		l.lose(uint64(len(r.pending)))
 	}
 	clear(r.pending)
-	r.counted = false
+	r.counted, r.weight = false, 0
 	l.mu.Lock()
 	l.dirty = l.dirty || err == nil
 	l.mu.Unlock()

@@ -75,7 +75,8 @@ func TestTerminalsReport(t *testing.T) {
 		t.Fatal(out)
 	}
 	stop := w.start()
-	a := w.terminal(windows81(), nil)
+	xsd := &schemas{t: t}
+	a := w.terminal(windows81(), xsd.watch)
 	const user = "yamada-hanako"
 	if err := a.Report(terminal.Event{ID: 156, Instance: "00000001-0000-4000-8000-000000000000", User: user, Misc: []string{"U=" + strings.ToUpper(update81)}},
 		terminal.Event{ID: 182, Instance: "00000002-0000-4000-8000-000000000000", Update: update81, Result: -2145124329, User: user}); err != nil {
@@ -86,6 +87,7 @@ func TestTerminalsReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
+	xsd.done()
 
 	var c mirror.Compliance
 	if err := json.Unmarshal([]byte(w.inside("terminals", "--json")), &c); err != nil {

@@ -278,3 +278,28 @@ func TestSettings(t *testing.T) {
 		}
 	}
 }
+
+// Whatever an event says, the record stays bounded and holds only ids.
+func FuzzEvent(f *testing.F) {
+	f.Add("U="+strings.ToUpper(update81)+";"+member81, "182", update81, "-2145124329")
+	f.Add("V=;;x", "156", "", "0")
+	f.Fuzz(func(t *testing.T, list, id, update, result string) {
+		var e event
+		e.id, e.update, e.result = id, update, result
+		for i := range e.lists {
+			e.lists[i] = list
+		}
+		k := &feed.Terminal{}
+		e.apply(k, taken)
+		e.id = "156"
+		e.apply(k, taken)
+		for id := range k.Updates {
+			if _, err := parseGUID(id); err != nil {
+				t.Fatalf("%q became an update", id)
+			}
+		}
+		if len(k.Updates) > maxStanding || len(hresult(result)) > 10 {
+			t.Fatal(len(k.Updates), hresult(result))
+		}
+	})
+}
