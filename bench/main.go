@@ -30,6 +30,8 @@ type lab struct {
 	scale   int   // per cent of the full size; for trying the benchmarks out
 	seconds int   // of each load on a server
 	giant   int64 // bytes of the one huge artifact
+	n       int   // repetitions of a proof; 0 is its full number
+	seed    int   // of its randomness
 }
 
 // benchmark is one table of docs/benchmarks.md.
@@ -47,6 +49,12 @@ func benchmarks() []benchmark {
 		{"publish", "failed requests while generations change under load", publish},
 		{"serve", "requests and bytes per second against http.FileServer and nginx", serve},
 		{"carry", "pack and import against skopeo copy", carry},
+		{"histories", "10,000 random carry histories of two years against the reference model", histories},
+		{"flips", "1,000,000 byte flips over bundle and store", flips},
+		{"damage", "1,000 damage patterns inside the parity guarantee, and need lists beyond it", damage},
+		{"preflight", "dry run and memory with 500,000 files", preflight},
+		{"size", "pack and import of 200 GiB (-n GiB) from a sparse source: memory and speed", bundleSize},
+		{"cuts", "1,000 power cuts during imports (root, loop devices, btrfs)", cuts},
 		{"fetch", "fetch of an archive against debmirror", fetch},
 	}
 }
@@ -62,6 +70,8 @@ func main() {
 	flag.IntVar(&l.scale, "scale", 100, "per cent of the full sizes")
 	flag.IntVar(&l.seconds, "seconds", 5, "seconds of each load")
 	flag.Int64Var(&l.giant, "giant", 20_000_000_000, "bytes of the huge artifact")
+	flag.IntVar(&l.n, "n", 0, "repetitions of a proof instead of its full number")
+	flag.IntVar(&l.seed, "seed", 1, "seed of a proof")
 	flag.Usage = usage
 	flag.Parse()
 	l.program = filepath.Join(l.dir, "hashike")
@@ -92,7 +102,7 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "bench/run NAME|all [-runs N] [-scale PERCENT] [-seconds N] [-giant BYTES]")
+	fmt.Fprintln(os.Stderr, "bench/run NAME|all [-runs N] [-scale PERCENT] [-seconds N] [-giant BYTES] [-n N] [-seed N]")
 	for _, b := range benchmarks() {
 		fmt.Fprintf(os.Stderr, "  %-10s %s\n", b.name, b.what)
 	}

@@ -36,6 +36,7 @@ func arrows() map[string][]string {
 		"verifier":          {"internal/feed", "internal/format/*", "internal/state"},
 		"fetcher":           {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"packager":          {"internal/feed", "internal/format/iso", "internal/cas", "internal/state", "internal/durable", "internal/fec"},
+		"packager/registry": {"internal/feed", "internal/durable", "packager", "internal/cas", "internal/state"},
 		"mirror":            {"packager", "verifier", "internal/people", "internal/scan", "internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"mirror/web":        {"mirror", "internal/feed", "internal/i18n"},
 	}

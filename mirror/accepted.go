@@ -60,6 +60,18 @@ func Accept(tx state.Tx, name string, f state.FeedState, late bool) error {
 	return tx.Put(acceptedBucket, serialKey(name, f.Serial), accepted(f, late))
 }
 
+// confirm ends the hold of a snapshot that came in an expired set, now that a
+// set that is not held states it again.
+func confirm(tx state.Tx, name string, serial uint64) error {
+	var a Accepted
+	ok, err := tx.Get(acceptedBucket, serialKey(name, serial), &a)
+	if err != nil || !ok || !a.Late {
+		return err
+	}
+	a.Late = false
+	return tx.Put(acceptedBucket, serialKey(name, serial), a)
+}
+
 // Approve lets snapshots be published that waited for an approver. Those it
 // does not know, or that did not wait, are left alone.
 func Approve(tx state.Tx, snapshots []people.Snapshot) error {

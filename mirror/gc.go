@@ -17,6 +17,7 @@ import (
 	"github.com/hashike/hashike/internal/scan"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
+	"github.com/hashike/hashike/verifier"
 )
 
 // GCOptions of one clean-up.
@@ -273,10 +274,26 @@ func (p *Publisher) sweep(ctx context.Context, m *marks, o GCOptions) (GCReport,
 	if err := p.sweepBlobs(ctx, m, o, &r); err != nil || o.DryRun || r.Blobs == 0 {
 		return r, err
 	}
-	return r, p.DB.Update(func(tx state.Tx) error {
-		_, err := scan.Forget(tx, func(d feed.Digest) bool { _, ok := p.Store.Stat(d); return ok })
+	return r, p.DB.Update(p.forgetVerdicts)
+}
+
+// forgetVerdicts drops what was found in blobs that are gone, and by trust
+// that no feed has any more.
+func (p *Publisher) forgetVerdicts(tx state.Tx) error {
+	here := func(d feed.Digest) bool { _, ok := p.Store.Stat(d); return ok }
+	if _, err := scan.Forget(tx, here); err != nil {
 		return err
-	})
+	}
+	orders, err := tx.Orders()
+	if err != nil {
+		return err
+	}
+	var live []string
+	for _, s := range p.Feeds {
+		live = append(live, verifier.BuildTrust(s.Kind.Anchors, orders, s.Name, p.Clock()).Epoch)
+	}
+	_, err = verifier.ForgetVerdicts(tx, live, here)
+	return err
 }
 
 func (p *Publisher) forget(m *marks, o GCOptions) error {

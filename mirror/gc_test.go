@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/verifier"
 	"pgregory.net/rapid"
 )
 
@@ -266,6 +267,46 @@ func TestGCKeepsWhatIsOnItsWay(t *testing.T) {
 	in.clock.add(2 * time.Hour)
 	if r, err := in.pub.GC(ctx, GCOptions{Grace: time.Hour}); err != nil || r.Blobs != 1 {
 		t.Fatalf("after grace: %+v %v", r, err)
+	}
+}
+
+// Verdicts on files that are gone, or by trust that nobody has any more, go
+// with them.
+func TestGCForgetsVerdicts(t *testing.T) {
+	ctx := context.Background()
+	in := newInside(t, t.TempDir(), Rings{})
+	in.accept("av", 10, map[string]string{"f": "ten"})
+	in.advance()
+	live := verifier.BuildTrust(in.pub.Feeds[0].Kind.Anchors, nil, in.pub.Feeds[0].Name, in.clock.now()).Epoch
+	gone, _, err := in.store.Put(ctx, strings.NewReader("nobody names this"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := feed.DigestOf([]byte("ten"))
+	mem := verifier.NewMemory(in.db)
+	for _, v := range []struct {
+		d     feed.Digest
+		epoch string
+	}{{gone, live}, {kept, live}, {kept, "former trust"}} {
+		if err := mem.Remember(v.d, "method", v.epoch, feed.Evidence{Method: "method", Strength: feed.Signed}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := mem.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.pub.GC(ctx, GCOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	fresh := verifier.NewMemory(in.db)
+	for _, v := range []struct {
+		d     feed.Digest
+		epoch string
+		want  bool
+	}{{gone, live, false}, {kept, live, true}, {kept, "former trust", false}} {
+		if _, ok := fresh.Recall(v.d, "method", v.epoch); ok != v.want {
+			t.Errorf("verdict on %.20s under %.12s: %v", v.d, v.epoch, ok)
+		}
 	}
 }
 

@@ -82,7 +82,23 @@ func (g Generation) write(data state.Dir) error {
 	if len(b) > maxGeneration {
 		return fmt.Errorf("generation %s %s %d: %d bytes", g.Ring, g.Feed, g.Number, len(b))
 	}
-	return durable.WriteFile(path, append(b, '\n'))
+	return durable.WriteFile(path, sealed(b))
+}
+
+// sealed is a document with its digest in a second line: a flipped bit must
+// not turn a withheld path into another one.
+func sealed(b []byte) []byte {
+	return append(append(append(b, '\n'), feed.DigestOf(b)...), '\n')
+}
+
+// unsealed returns the document of a generation file. Files of before the
+// digest was written have one line.
+func unsealed(b []byte) ([]byte, error) {
+	doc, seal, _ := bytes.Cut(b, []byte("\n"))
+	if len(seal) > 0 && string(seal) != string(feed.DigestOf(doc))+"\n" {
+		return nil, fmt.Errorf("has other bytes: %w", feed.ErrDamaged)
+	}
+	return doc, nil
 }
 
 // ReadGeneration reads one generation; ErrDamaged if it is not what its name says.
@@ -95,6 +111,9 @@ func ReadGeneration(data state.Dir, ring, feedName string, number uint64) (Gener
 	defer f.Close()
 	b, err := readCapped(f, maxGeneration)
 	if err != nil {
+		return Generation{}, fmt.Errorf("generation %s: %w", path, err)
+	}
+	if b, err = unsealed(b); err != nil {
 		return Generation{}, fmt.Errorf("generation %s: %w", path, err)
 	}
 	g, err := parseGeneration(b)

@@ -50,6 +50,7 @@ type Admission struct {
 	State   feed.Digest         // that bundle's set
 	Changed []packager.FeedLine // of the desired state: not accepted here yet, or waiting for an approver
 	Desired []packager.FeedLine
+	Own     []packager.FeedLine // of Changed: those that this very bundle states and carries, so that approving it approves them
 }
 
 // Outcome is how one feed of a bundle fared.
@@ -97,8 +98,9 @@ type ImportReport struct {
 //
 // Errors are Faults joined by feed: those of packager.Open and Absorb, H-502
 // vendor signature, H-505 vendor state older than accepted, H-506 forked
-// serial, H-601 below the floor, H-701 damaged or missing, H-804 busy. The
-// report is valid as far as it goes.
+// serial, H-601 below the floor, H-701 damaged or missing, H-804 busy. A feed
+// that is unknown here is H-640 among the report's Warnings. The report is
+// valid as far as it goes.
 func Import(ctx context.Context, o ImportOptions, dirs []string) (ImportReport, error) {
 	var r ImportReport
 	err := o.DB.Lock(ctx, "import", func(ctx context.Context) error {
@@ -158,8 +160,14 @@ func (o *ImportOptions) admit(b *packager.Bundle, info packager.Info) (func(stri
 			if err != nil {
 				return err
 			}
-			if f.Serial != l.Serial || f.ID != l.Snapshot || f.Unapproved {
-				a.Changed = append(a.Changed, l)
+			if f.Serial == l.Serial && f.ID == l.Snapshot && !f.Unapproved {
+				continue
+			}
+			a.Changed = append(a.Changed, l)
+			if info.Set.Carries(l.Feed) && slices.ContainsFunc(b.Stated(), func(s packager.FeedLine) bool {
+				return s.Feed == l.Feed && s.Serial == l.Serial && s.Snapshot == l.Snapshot
+			}) {
+				a.Own = append(a.Own, l)
 			}
 		}
 		return nil
@@ -191,8 +199,12 @@ func (o *ImportOptions) feeds(ctx context.Context, b *packager.Bundle, approved 
 			return moved, errors.Join(err, cerr)
 		}
 		res := o.feed(ctx, b, l, in, approved(l.Feed))
-		if res.Code == "H-701" && res.Outcome == FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial) {
+		if res.Code == "H-701" && res.Outcome == FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial()) {
 			res.Code, res.Problem, res.err = "", "", nil // other volumes, or other bundles, are still to come
+		}
+		if res.Outcome == FeedUnconfigured { // no error: a bundle for several sites may hold what this one does not use
+			r.Warnings = append(r.Warnings, feed.NewFault(fmt.Errorf("feed %s is unknown here: stored, not published: %w", res.Feed, feed.ErrHeld),
+				"H-640", "feed", res.Feed, "kind", res.Kind))
 		}
 		r.Feeds = append(r.Feeds, res)
 		moved = moved || res.Outcome == FeedAccepted || res.Outcome == FeedUnapproved
@@ -250,6 +262,9 @@ func (o *ImportOptions) feed(ctx context.Context, b *packager.Bundle, l packager
 		} else if prev.Unapproved {
 			res.Outcome = FeedUnapproved
 		}
+		if res.err == nil {
+			res.err = o.confirm(l, in)
+		}
 		return res
 	}
 	verdict, err := o.prove(ctx, set, snap, l, prev)
@@ -258,6 +273,35 @@ func (o *ImportOptions) feed(ctx context.Context, b *packager.Bundle, l packager
 		return res
 	}
 	return o.settle(res, snap, l, prev, verdict, in, approved, err)
+}
+
+// confirm lets the rule publish what a fresh set states again.
+func (o *ImportOptions) confirm(l packager.FeedLine, in packager.Accepted) error {
+	if in.Held != "" {
+		return nil
+	}
+	var late bool
+	look := func(tx state.Tx) error {
+		var a Accepted
+		_, err := tx.Get(acceptedBucket, serialKey(l.Feed, l.Serial), &a)
+		late = a.Late
+		return err
+	}
+	if err := o.DB.View(look); err != nil || !late {
+		return err
+	}
+	return o.DB.Update(func(tx state.Tx) error {
+		if err := confirm(tx, l.Feed, l.Serial); err != nil {
+			return err
+		}
+		floor, err := tx.Floor()
+		if err != nil {
+			return err
+		}
+		return tx.Audit(state.Record{Time: o.Clock().UTC(), Floor: floor, Who: o.Who, What: "accept feed", Result: "ok", Detail: map[string]string{
+			"feed": l.Feed, "serial": strconv.FormatUint(l.Serial, 10), "snapshot": string(l.Snapshot), "bundle": strconv.FormatUint(in.Number, 10), "late": "no more",
+		}})
+	})
 }
 
 func (o *ImportOptions) lacking(res FeedResult) FeedResult {
@@ -329,10 +373,28 @@ func (o *ImportOptions) coded(l packager.FeedLine, err error) error {
 	return feed.NewFault(err, code, "feed", l.Feed)
 }
 
+// reference is max(clock, floor): the rings' waits count from it, and a clock
+// that is years behind must not end them at once.
+func (o *ImportOptions) reference() (now time.Time, err error) {
+	now = o.Clock().UTC()
+	err = o.DB.View(func(tx state.Tx) error {
+		floor, err := tx.Floor()
+		if floor.After(now) {
+			now = floor
+		}
+		return err
+	})
+	return now, err
+}
+
 // settle writes the feed's new state, or the problem beside the old one, with
 // its audit record in one transaction.
 func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState, v Verdict, in packager.Accepted, approved bool, problem error) FeedResult {
-	now := o.Clock().UTC()
+	now, err := o.reference()
+	if err != nil {
+		res.err = errors.Join(problem, err)
+		return res
+	}
 	next, result := prev, "ok"
 	if problem == nil {
 		h := snap.Header()
@@ -353,7 +415,7 @@ func (o *ImportOptions) settle(res FeedResult, snap *cas.Snapshot, l packager.Fe
 		}
 		result = res.Problem
 	}
-	err := o.DB.Update(func(tx state.Tx) error {
+	err = o.DB.Update(func(tx state.Tx) error {
 		put := tx.PutFeed(l.Feed, next)
 		if problem == nil { // what came in a held set waits for "publish --late"
 			put = Accept(tx, l.Feed, next, in.Held != "")

@@ -20,16 +20,6 @@ import (
 	"github.com/hashike/hashike/packager"
 )
 
-// memory is a directory in which flushing costs nothing, where there is one.
-func memory(t testing.TB) string {
-	dir, err := os.MkdirTemp("/dev/shm", "hashike-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 // TestCrashChild is the process that dies: it imports what the environment names.
 func TestCrashChild(t *testing.T) {
 	in, medium := os.Getenv("HASHIKE_TEST_IN"), os.Getenv("HASHIKE_TEST_MEDIUM")

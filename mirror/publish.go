@@ -21,6 +21,9 @@ import (
 func (p *Publisher) Advance(ctx context.Context, now time.Time) ([]Generation, error) {
 	var out []Generation
 	err := p.locked(ctx, func(ctx context.Context, d *desk) error {
+		if err := p.straighten(d, now); err != nil {
+			return err
+		}
 		errs := []error{p.pullBack(ctx, d, now)}
 		for _, s := range p.Feeds {
 			if _, held := d.holds[s.Name]; held {
@@ -45,6 +48,31 @@ func (p *Publisher) Advance(ctx context.Context, now time.Time) ([]Generation, e
 		return errors.Join(errs...)
 	})
 	return out, err
+}
+
+// straighten lets waits begin now where the clock was ahead when a snapshot was
+// accepted: else it would wait until that time comes, years perhaps.
+func (p *Publisher) straighten(d *desk, now time.Time) error {
+	ahead := map[string]Accepted{}
+	for name, known := range d.accepted {
+		for serial, a := range known {
+			if a.Accepted.After(now) {
+				a.Accepted = now.UTC()
+				known[serial], ahead[serialKey(name, serial)] = a, a
+			}
+		}
+	}
+	if len(ahead) == 0 {
+		return nil
+	}
+	return p.DB.Update(func(tx state.Tx) error {
+		for key, a := range ahead {
+			if err := tx.Put(acceptedBucket, key, a); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // due are the steps of one feed whose wait is over.

@@ -99,6 +99,18 @@ func (p *Publisher) settle() (*desk, error) {
 			if err != nil {
 				return nil, err
 			}
+			if len(numbers) > 0 && numbers[0] == g.Number {
+				if _, err := ReadGeneration(p.Data, ring, name, g.Number); !errors.Is(err, feed.ErrDamaged) {
+					continue
+				}
+				// It rotted, and the one before counts meanwhile, which a
+				// withdrawal may have ended: said again under a new number.
+				g.Number++
+				d.published[ring][name] = g
+				if err := p.DB.Update(func(tx state.Tx) error { return tx.Put(publishedBucket, ring+"/"+name, g) }); err != nil {
+					return nil, err
+				}
+			}
 			if len(numbers) == 0 || numbers[0] < g.Number {
 				if err := g.write(p.Data); err != nil {
 					return nil, err

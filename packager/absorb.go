@@ -82,6 +82,8 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	err := a.payload()
 	if err == nil {
 		err = a.full(a.group.Flush())
+	} else if ctx.Err() == nil && !durable.IsFull(err) { // a pulled medium: what is good need not be read again
+		err = errors.Join(err, a.group.Flush())
 	}
 	if err == nil && !b.judged.unapproved && !b.fromPending {
 		err = a.repair(false)

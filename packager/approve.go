@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -107,7 +106,8 @@ func approvalsIn(dir string, number uint64) (of []approval, any bool, err error)
 		return nil, false, err
 	}
 	defer m.close()
-	ents, err := fs.ReadDir(m.root.FS(), ".")
+	m.drop = nil // an approval keeps its name beside files that lost theirs
+	ents, err := m.top()
 	if err != nil {
 		return nil, false, unreadable(dir, err)
 	}

@@ -63,8 +63,8 @@ const (
 	maxFeeds    = 16 << 20
 	maxOrders   = 16 << 20
 	maxBlobMap  = 1 << 30
-	maxLine     = 64 << 10
-	maxRaw      = 8 << 30 // of an uncompressed table
+	maxLine     = 256 << 10 // an order with a keyring in it
+	maxRaw      = 8 << 30   // of an uncompressed table
 )
 
 // strict decodes one JSON value with known fields only, and refuses any

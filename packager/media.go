@@ -82,6 +82,14 @@ func (m *medium) list(fn func(name string, d fs.DirEntry) error) error {
 	return list(m.root.FS(), fn)
 }
 
+// top lists what lies at the medium's top.
+func (m *medium) top() ([]fs.DirEntry, error) {
+	if m.image != nil {
+		return fs.ReadDir(m.image, ".")
+	}
+	return fs.ReadDir(m.root.FS(), ".")
+}
+
 // unreadable is a fault of the medium itself.
 func unreadable(name string, err error) error {
 	if !errors.Is(err, feed.ErrDamaged) {

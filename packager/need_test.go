@@ -3,7 +3,9 @@ package packager_test
 import (
 	"context"
 	mrand "math/rand/v2"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +17,11 @@ import (
 // bundle carries exactly that and completes the inside.
 func TestNeedListIsExactAndRepairs(t *testing.T) {
 	rnd := mrand.New(mrand.NewPCG(3, 4))
-	for i := range 12 {
+	rounds := 12
+	if n, err := strconv.Atoi(os.Getenv("HASHIKE_PATTERNS")); err == nil { // bench/run damage
+		rounds = n
+	}
+	for i := range rounds {
 		w := newWorldIn(t, memory(t))
 		a, b := w.snapshot("alpha", large("a", 4, 5<<18)), w.snapshot("beta", large("b", 3, 3<<19))
 		r := w.volumes(filepath.Join(memory(t), "m"), 6<<20, 10, a, b)

@@ -377,7 +377,9 @@ func (b *Bundle) readTables() error {
 		return err
 	}
 	defer f.Close()
-	if b.feeds, err = readFeeds(f, b.set.Feeds.Lines); err != nil {
+	if b.feeds, err = readFeeds(f, b.set.Feeds.Lines); errors.Is(err, feed.ErrUntrusted) {
+		return b.fault("H-501", feed.ErrUntrusted, "%v", err)
+	} else if err != nil {
 		return unreadable(nameFeeds, err)
 	}
 	v, err := m.table(nameVolumes, b.set.Volumes)
@@ -496,6 +498,9 @@ func (b *Bundle) Info() Info {
 // Desired is the state that this inside shall reach: the set's if it is newer,
 // else the accepted one's.
 func (b *Bundle) Desired() []FeedLine { return b.desired }
+
+// Stated are the feeds as this bundle itself states them, newer or older.
+func (b *Bundle) Stated() []FeedLine { return b.feeds }
 
 // Damaged lists what the media hold but not as signed.
 func (b *Bundle) Damaged() []Damage { return b.damaged }

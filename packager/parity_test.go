@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -71,6 +72,9 @@ func TestDamageInsideTheGuaranteeIsRepaired(t *testing.T) {
 	patterns := 30
 	if os.Getenv("HASHIKE_CI") == "1" {
 		patterns = 250
+	}
+	if n, err := strconv.Atoi(os.Getenv("HASHIKE_PATTERNS")); err == nil { // bench/run damage
+		patterns = n
 	}
 	w := newWorldIn(t, memory(t))
 	a := w.snapshot("alpha", large("a", 9, 5<<18))

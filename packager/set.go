@@ -54,8 +54,17 @@ type Set struct {
 	Parity  *Parity   `json:"parity,omitempty"`
 	Repairs *BaseRef  `json:"repairs,omitempty"` // a repair bundle: whose need list it answers
 	Urgent  bool      `json:"urgent,omitempty"`  // may be approved by telephone first
-	Partial bool      `json:"partial,omitempty"` // carries blobs of some feeds only; the others come with other bundles
+	// Only names the feeds whose blobs are carried, rising; the others are as
+	// the bundle before stated them and come with it. Empty is all feeds.
+	Only []string `json:"only,omitempty"`
 }
+
+// Partial reports whether some feeds come with other bundles.
+func (s *Set) Partial() bool { return len(s.Only) > 0 }
+
+// Carries reports whether a feed's blobs are this bundle's to bring, and so
+// whether approving it approves them.
+func (s *Set) Carries(feedName string) bool { return !s.Partial() || slices.Contains(s.Only, feedName) }
 
 // Parity is the geometry of the set's parity (package fec).
 type Parity struct {

@@ -230,11 +230,15 @@ func readLines[T any](r io.Reader, compressed bool, lines int64, check func(*T) 
 // readFeeds reads the feeds table: feeds rise strictly by name.
 func readFeeds(r io.Reader, lines int64) ([]FeedLine, error) {
 	last := ""
+	owner := map[feed.Digest]string{} // a document names its feed: it cannot be two feeds'
 	return readLines(r, true, lines, func(l *FeedLine) error {
 		if l.Feed <= last {
 			return fmt.Errorf("feeds table: %.60q after %.60q: %w", l.Feed, last, feed.ErrDamaged)
 		}
-		last = l.Feed
+		if of := owner[l.Document]; of != "" {
+			return fmt.Errorf("feeds table: the snapshot of %s is given to %s too: %w", of, l.Feed, feed.ErrUntrusted)
+		}
+		last, owner[l.Document] = l.Feed, l.Feed
 		return l.check()
 	})
 }

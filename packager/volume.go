@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/sigstore/sigstore/pkg/signature"
 
@@ -87,7 +88,7 @@ func (v *volume) last(name string, b []byte) error {
 // set ends tables, README and layout file, and describes them.
 func (w *writer) set(c counter, root int64) (Set, error) {
 	s := Set{Schema: SetSchema, Format: setFormat, Sites: w.o.Sites, Number: c.Number, Version: c.Version, Root: root,
-		Created: w.o.Now, Expires: w.o.Now.Add(w.o.Validity), Bytes: w.stream.n, Urgent: w.o.Urgent, Partial: len(w.o.Only) > 0}
+		Created: w.o.Now, Expires: w.o.Now.Add(w.o.Validity), Bytes: w.stream.n, Urgent: w.o.Urgent, Only: slices.Sorted(slices.Values(w.o.Only))}
 	if w.o.Base != nil {
 		s.Base = &BaseRef{w.o.Base.Number, w.o.Base.Set}
 	}

@@ -88,7 +88,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.lang, "lang", a.lang, a.cat.T("flag.lang"))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
+	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.pushCommand(), a.pullCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.originCommand(),
 		a.clientCommand(), a.terminalsCommand(), a.decideCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.approveCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.scanCommand(), a.personCommand(), a.approvalCommand(), a.mediaCommand(), a.quickstartCommand(), a.versionCommand())
 	for _, c := range root.Commands() {

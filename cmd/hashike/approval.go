@@ -40,30 +40,38 @@ func (s *station) admit(c *consent) func(mirror.Admission) (func(string) bool, e
 			return s.admitByKey(c, a)
 		}
 		// A feed without a block here is stored only: nobody needs to approve that.
-		a.Changed = slices.DeleteFunc(a.Changed, func(l packager.FeedLine) bool { _, err := s.cfg.Feed(l.Feed); return err != nil })
-		var known people.Approval
+		none := func(l packager.FeedLine) bool { _, err := s.cfg.Feed(l.Feed); return err != nil }
+		a.Changed, a.Own = slices.DeleteFunc(a.Changed, none), slices.DeleteFunc(a.Own, none)
+		var desired, own people.Approval
 		var blankets []people.Blanket
 		err := s.db.View(func(tx state.Tx) (err error) {
-			if known, _, err = people.ApprovalOf(tx, a.Bundle); err != nil {
-				return err
+			if desired, err = approvalOf(tx, a.Bundle, a.State); err == nil {
+				own, err = approvalOf(tx, a.Set.Number, a.ID)
 			}
-			blankets, err = people.Blankets(tx)
+			if err == nil {
+				blankets, err = people.Blankets(tx)
+			}
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		if known.Set == a.State && known.How != "" && known.How != people.ByBlanket {
-			return func(string) bool { return true }, nil
-		}
 		covered := func(name string) bool { return s.covered(blankets, name) > 0 }
-		open := slices.DeleteFunc(slices.Clone(a.Changed), func(l packager.FeedLine) bool { return covered(l.Feed) })
-		doc := people.Approval{Bundle: a.Bundle, Set: a.State, Urgent: a.Set.Urgent, Operator: s.who(), Waits: snapshots(open)}
+		its := func(name string) bool {
+			return slices.ContainsFunc(a.Own, func(l packager.FeedLine) bool { return l.Feed == name })
+		}
+		// An old bundle's approval is about what it states, not about what is desired now.
+		granted := func(name string) bool { return covered(name) || desired.Covers(name) || own.Covers(name) && its(name) }
+		open := slices.DeleteFunc(slices.Clone(a.Own), func(l packager.FeedLine) bool { return granted(l.Feed) })
+		doc := people.Approval{Bundle: a.Set.Number, Set: a.ID, Urgent: a.Set.Urgent, Feeds: a.Set.Only, Operator: s.who(), Waits: snapshots(open)}
 		switch {
-		case a.Standing == packager.Older || len(a.Changed) == 0:
-			return covered, nil // nothing new is desired
+		case own.How != "" && own.How != people.ByBlanket || len(a.Own) == 0:
+			return granted, nil // nothing new that this bundle's approval is about
 		case c.by == "" && len(open) == 0:
-			doc.How, doc.Blanket = people.ByBlanket, s.covered(blankets, a.Changed[0].Feed)
+			if a.Standing == packager.Older {
+				return granted, nil
+			}
+			doc.How, doc.Blanket = people.ByBlanket, s.covered(blankets, a.Own[0].Feed)
 		case c.by == "":
 			if c.by, err = s.askApprover(a); err != nil {
 				return nil, err
@@ -75,13 +83,23 @@ func (s *station) admit(c *consent) func(mirror.Admission) (func(string) bool, e
 				doc.How = people.ByTelephone
 			}
 		}
-		return s.decide(c, a, doc, covered)
+		return s.decide(c, a, doc, granted)
 	}
+}
+
+// approvalOf is the approval of just this set; one of another set with the
+// same number says nothing about it.
+func approvalOf(tx state.Tx, bundle uint64, set feed.Digest) (people.Approval, error) {
+	a, _, err := people.ApprovalOf(tx, bundle)
+	if a.Set != set {
+		a = people.Approval{}
+	}
+	return a, err
 }
 
 // decide writes down what was decided, before the bundle is stored: an import
 // that is killed and repeated asks nobody twice.
-func (s *station) decide(c *consent, a mirror.Admission, doc people.Approval, covered func(string) bool) (func(string) bool, error) {
+func (s *station) decide(c *consent, a mirror.Admission, doc people.Approval, granted func(string) bool) (func(string) bool, error) {
 	err := s.db.Update(func(tx state.Tx) error {
 		if doc.How == "" {
 			return people.Await(tx, doc, s.clock())
@@ -93,13 +111,16 @@ func (s *station) decide(c *consent, a mirror.Admission, doc people.Approval, co
 	case err != nil:
 		return nil, err
 	case doc.How == "":
-		c.waits = feed.NewFault(fmt.Errorf("bundle %d waits for an approver: %w", a.Bundle, feed.ErrHeld), "H-646", "number", strconv.FormatUint(a.Bundle, 10), "feed", "")
-		return covered, nil
+		c.waits = feed.NewFault(fmt.Errorf("bundle %d waits for an approver: %w", doc.Bundle, feed.ErrHeld), "H-646", "number", strconv.FormatUint(doc.Bundle, 10), "feed", "")
+		return granted, nil
 	case doc.How == people.ByBlanket:
-		fmt.Fprintln(s.out, s.cat.T("approval.blanketed", a.Bundle, doc.Blanket))
-		return covered, nil
+		fmt.Fprintln(s.out, s.cat.T("approval.blanketed", doc.Bundle, doc.Blanket))
+		return granted, nil
 	}
-	return func(string) bool { return true }, nil
+	// A person's approval is about what the bundle brings, as its sheet lists it.
+	return func(name string) bool {
+		return granted(name) || slices.ContainsFunc(a.Own, func(l packager.FeedLine) bool { return l.Feed == name })
+	}, nil
 }
 
 // admitByKey: the bundle's metadata has been verified against the root. If the

@@ -23,7 +23,11 @@ func (a *app) decideCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "decide FEED [install|optional|detect|decline|uninstall|rule UPDATE…]", Short: a.cat.T("cmd.decide"), Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.with("decide", "", func(s *station) error {
+			name := "decide"
+			if len(args) == 1 {
+				name = "decide list"
+			}
+			return a.with(name, "", func(s *station) error {
 				f, err := s.cfg.Feed(args[0])
 				if err != nil {
 					return err

@@ -145,7 +145,7 @@ func (s *station) importDirs(ctx context.Context, dirs []string, c *consent, out
 
 // printNeed shows what to bring if no volume that is still to come holds it.
 func (s *station) printNeed(r mirror.ImportReport, out io.Writer) error {
-	if r.Set.Number == 0 || r.Left == 0 && len(r.Feeds) > 0 && !slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) || len(r.Needed) > 0 || r.Set.Partial {
+	if r.Set.Number == 0 || r.Left == 0 && len(r.Feeds) > 0 && !slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) || len(r.Needed) > 0 || r.Set.Partial() {
 		return nil
 	}
 	n, err := packager.Lacking(s.db, s.store)
@@ -205,7 +205,7 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 	fmt.Fprintln(out, "  "+s.cat.T("import.words", setWords(r.ID)))
 	for _, f := range r.Feeds {
 		fmt.Fprintln(out, "  "+s.cat.T("import."+string(f.Outcome), f.Feed, f.Serial))
-		if f.Outcome == mirror.FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial) {
+		if f.Outcome == mirror.FeedIncomplete && (len(r.Needed) > 0 || r.Set.Partial()) {
 			continue // its files are on the volumes named below
 		}
 		for i, name := range f.Names {

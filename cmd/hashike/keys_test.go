@@ -94,6 +94,7 @@ func TestKeysByCommand(t *testing.T) {
 		t.Errorf("init says %s", out)
 	}
 	w.configure(outside, treeBlock(dir))
+	setLine(t, w.path(outside, "hashike.toml"), `scan_reason = ""`, `scan_reason = "試験のため"`)
 	w.fails(exitConfig, "H-517", append(data, "keys", "init", "--to", w.path(outside, "keys"))...)
 	w.fails(exitConfig, "H-202", append(data, "keys", "init", "--to", paper, "--holders", "課長,会計管理者,"+who())...)
 	// Without the word the sheets stay, and the next run asks again.

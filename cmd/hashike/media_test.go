@@ -156,8 +156,14 @@ func TestUrgentBundles(t *testing.T) {
 	if err != nil || !strings.Contains(string(sheet), "緊急") {
 		t.Errorf("%s %v", sheet, err)
 	}
-	// The regular medium was on its way: it still brings what the urgent one left out.
-	w.ok("", append(in, "import", regular)...)
+	// The regular medium was on its way: it still brings what the urgent one left
+	// out, and that waits for its own sheet, not for the telephone.
+	w.unapproved = true
+	w.fails(exitHeld, "H-646", append(in, "import", regular)...)
+	if f := w.feedStatus(inside, "tools"); f.Serial != 0 && !f.Unapproved {
+		t.Errorf("approved by a call about something else: %+v", f)
+	}
+	w.ok("", append(in, "import", regular, "--approved-by", "試験 花子")...)
 	if f := w.feedStatus(inside, "tools"); f.Serial == 0 || f.Unapproved {
 		t.Errorf("after the regular medium: %+v", f)
 	}

@@ -14,6 +14,7 @@ import (
 // Intervals of the daemon.
 const (
 	advanceEvery = time.Minute
+	tellAgain    = 6 * time.Hour // the same trouble
 	scrubEvery   = 24 * time.Hour
 	closeEvery   = 6 * time.Hour // on or after 1 April the year that is over gets its file
 	inboxStill   = 20 * time.Second
@@ -79,13 +80,19 @@ func (s *station) closing(ctx context.Context) {
 func (s *station) every(ctx context.Context, d time.Duration, f func() error) {
 	t := time.NewTicker(d)
 	defer t.Stop()
+	var told string
+	var when time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if err := f(); err != nil && ctx.Err() == nil {
-				s.app.report(err)
+			err := f()
+			if err == nil {
+				told = ""
+			} else if ctx.Err() == nil && (err.Error() != told || time.Since(when) >= tellAgain) {
+				s.app.report(err) // the same again every minute would bury everything else
+				told, when = err.Error(), time.Now()
 			}
 		}
 	}

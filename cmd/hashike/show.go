@@ -19,6 +19,7 @@ import (
 	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/mirror"
+	"github.com/hashike/hashike/packager"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -240,6 +241,21 @@ func (s *station) published(name string) (feed.Content, error) {
 	return s.store.Snapshot(name, gens[0].Serial)
 }
 
+// stillComing is how long a clean-up leaves blobs alone that nothing names:
+// while the list of a feed that should be here is itself on a medium that is
+// still to come, its files that came first look like waste. A set is good for
+// so long; what has not come by then comes again with another.
+func (s *station) stillComing() (time.Duration, error) {
+	if s.side != inside {
+		return 0, nil
+	}
+	n, err := packager.Lacking(s.db, s.store)
+	if err != nil || n.Empty() {
+		return 0, err
+	}
+	return time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour, nil
+}
+
 func (a *app) gcCommand() *cobra.Command {
 	var dry bool
 	c := &cobra.Command{Use: "gc", Short: a.cat.T("cmd.gc"), RunE: func(c *cobra.Command, _ []string) error {
@@ -249,6 +265,9 @@ func (a *app) gcCommand() *cobra.Command {
 				return err
 			}
 			o := mirror.GCOptions{DryRun: dry}
+			if o.Grace, err = s.stillComing(); err != nil {
+				return err
+			}
 			if s.side == outside {
 				o.Locks = append(o.Locks, "pack")
 				for _, f := range s.cfg.Feeds {

@@ -223,7 +223,8 @@ func TestDecisions(t *testing.T) {
 // published already, and are recorded.
 func TestRulesOfTheConfiguration(t *testing.T) {
 	w := windowsWorld(t, "")
-	setLine(t, w.path(inside, "hashike.toml"), "[feed.windows]\nkind = \"wsus\"", "[feed.windows]\nkind = \"wsus\"\nothers = \"decline\"\nrules = [{ group = \"Shiken\", action = \"detect\" }, { group = \"Kikaku\", action = \"install\", deadline = \"7d\" }]")
+	setLine(t, w.path(inside, "hashike.toml"), "[feed.windows]\n", "[feed.windows]\nothers = \"decline\"\n")
+	w.configure(inside, "[[feed.windows.rules]]\ngroup = \"Shiken\"\naction = \"detect\"\n\n[[feed.windows.rules]]\ngroup = \"Kikaku\"\naction = \"install\"\nwaits = { test = \"0h\", pilot = \"3d\" }\ndeadline = \"7d\"\n")
 	w.inside("publish")
 	stop := w.start()
 	defer stop()

@@ -50,6 +50,7 @@ func newWindowsWorld(t testing.TB, x *wine, blocks string) *world {
 	x.use(w)
 	blocks += fmt.Sprintf("\n[feed.big]\nkind = \"tree\"\ndir = \"big\"\nsignature = \"\"\nkeys = []\ndirs = { big = %q }\n", w.path("big"))
 	sheet := w.ok("", "--data", w.path(outside), "init", "--side", outside, "--name", "試験町", "--keys-to", w.path("envelopes"))
+	setLine(t, w.path(outside, "hashike.toml"), `scan_reason = ""`, `scan_reason = "試験のため"`)
 	w.configure(outside, blocks)
 	w.outside("order", "exception", "--feed", "big", "--strength", "none", "--reason", "試験", "--approver", "鈴木", "--until", nextMarch())
 	setup := w.path(outside, "outbox", "setup-1")

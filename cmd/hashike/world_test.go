@@ -25,8 +25,8 @@ import (
 type world struct {
 	t    testing.TB
 	dir  string
-	addr string // of the running mirror
-	now  func() time.Time
+	addr string           // of the running mirror
+	now  func() time.Time // the computers' clock
 	// unapproved leaves imports without an approver's name.
 	unapproved bool
 	// program, if not nil, is typed instead for the inside: its Windows build.
@@ -78,7 +78,13 @@ func (w *world) run(stdin string, args ...string) (stdout, stderr string, code i
 		return w.program(stdin, args...)
 	}
 	var out, errw bytes.Buffer
-	code = run(context.Background(), args, strings.NewReader(stdin), &out, &errw)
+	a := newApp(strings.NewReader(stdin), &out, &errw, langOf(args))
+	if w.now != nil {
+		a.clock = w.now
+	}
+	root := a.root()
+	root.SetArgs(args)
+	code = a.report(root.ExecuteContext(context.Background()))
 	return out.String(), errw.String(), code
 }
 

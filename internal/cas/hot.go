@@ -2,6 +2,7 @@ package cas
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -44,10 +45,14 @@ func (s *Store) openHot(d feed.Digest, size int64) (fs.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if b, err = read(f); err != nil || int64(len(b.data)) != size || feed.DigestOf(b.data) != d {
-			return f, nil // as it is: the server refuses a wrong size, the scrubber finds the rest
-		}
+		b, err = read(f)
 		f.Close()
+		if err == nil && (int64(len(b.data)) != size || feed.DigestOf(b.data) != d) {
+			err = fmt.Errorf("blob %s has other bytes: %w", d, feed.ErrDamaged)
+		}
+		if err != nil {
+			return nil, err
+		}
 		s.hot.keep(d, b)
 	}
 	return &smallFile{bytes.NewReader(b.data), b}, nil

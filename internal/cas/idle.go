@@ -36,7 +36,14 @@ type idleFile struct {
 // openIdle opens a blob for serving: a file that rests, or anew.
 func (s *Store) openIdle(d feed.Digest) (fs.File, error) {
 	if !keepsIdle {
-		return s.File(d)
+		f, err := s.File(d)
+		if err == nil {
+			if _, err = s.prove(f, d); err != nil {
+				f.Close()
+				return nil, err
+			}
+		}
+		return f, err
 	}
 	i := &s.idle
 	i.mu.Lock()
@@ -53,7 +60,7 @@ func (s *Store) openIdle(d feed.Digest) (fs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
+	info, err := s.prove(f, d)
 	if err != nil {
 		f.Close()
 		return nil, err

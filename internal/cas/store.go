@@ -28,13 +28,14 @@ import (
 
 // Store is one data directory's blobs and snapshots. Safe for concurrent use.
 type Store struct {
-	dir   string
-	blobs string
-	root  *os.Root
-	clock func() time.Time
-	hot   hot
-	idle  idle
-	bufs  sync.Pool // *[]byte of chunk bytes: a small blob must not cost a large allocation
+	dir    string
+	blobs  string
+	root   *os.Root
+	clock  func() time.Time
+	hot    hot
+	idle   idle
+	proven proven
+	bufs   sync.Pool // *[]byte of chunk bytes: a small blob must not cost a large allocation
 }
 
 // Open opens the store below the data directory dir, making it if needed.

@@ -33,6 +33,7 @@ type Approval struct {
 	Bundle   uint64      `json:"bundle"`
 	Set      feed.Digest `json:"set,omitempty"`
 	Urgent   bool        `json:"urgent,omitempty"`
+	Feeds    []string    `json:"feeds,omitempty"`    // of a bundle that carries some feeds alone: earlier ones go on waiting for theirs
 	Operator string      `json:"operator,omitempty"` // who packed it (outside) or brought it in (inside)
 	How      string      `json:"how,omitempty"`      // empty: it waits
 	By       string      `json:"by,omitempty"`       // the approver
@@ -41,6 +42,11 @@ type Approval struct {
 	Sheet    time.Time   `json:"sheet,omitzero"` // when the stamped sheet was recorded
 	Since    time.Time   `json:"since"`
 	Waits    []Snapshot  `json:"waits,omitempty"` // inside: what is not published until then
+}
+
+// Covers reports whether a person approved what this bundle brings of a feed.
+func (a Approval) Covers(feedName string) bool {
+	return a.How != "" && a.How != ByBlanket && a.How != Overtaken && (len(a.Feeds) == 0 || slices.Contains(a.Feeds, feedName))
 }
 
 // Open reports whether a person must still act: nobody approved, or only by telephone.
@@ -114,7 +120,7 @@ func Approve(tx state.Tx, a Approval, now time.Time) (Approval, error) {
 	if err := tx.Put(approvalBucket, key(a.Bundle), a); err != nil {
 		return a, err
 	}
-	if a.How != ByBlanket {
+	if a.How != ByBlanket && len(a.Feeds) == 0 {
 		if err := overtake(tx, a.Bundle); err != nil {
 			return a, err
 		}

@@ -426,7 +426,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// What MpCmdRun prints, from its documentation and from runs on Windows 11.
+// What MpCmdRun is expected to print, by its documentation; no run on a real Windows has confirmed it.
 func TestDefenderOutput(t *testing.T) {
 	found := "Scan starting...\r\nScan finished.\r\nScanning C:\\x found 1 threats.\r\nCleaning started...\r\n" +
 		"<===========================LIST OF DETECTED THREATS==========================>\r\n----------------------------- Threat information ------------------------------\r\n" +
