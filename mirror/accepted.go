@@ -42,6 +42,7 @@ const (
 	holdsBucket     = "holds"     // feed → Hold
 	barredBucket    = "barred"    // feed/serial → reason: taken back, no longer reachable
 	withdrawnBucket = "withdrawn" // feed/digest → Withdrawal
+	decisionsBucket = "decisions" // feed/subject/group → feed.Decision: persons' words on single updates
 	appliedBucket   = "applied"   // order number → true: pull-back orders carried out
 )
 
@@ -114,6 +115,7 @@ type desk struct {
 	holds     map[string]Hold
 	barred    map[string]map[uint64]string
 	withdrawn map[string]map[feed.Digest]Withdrawal
+	decisions map[string][]feed.Decision // by persons inside
 	applied   map[string]bool
 	orders    []feed.Order
 	feeds     map[string]state.FeedState
@@ -124,6 +126,7 @@ func readDesk(tx state.Tx) (*desk, error) {
 		accepted: map[string]map[uint64]Accepted{}, published: map[string]map[string]Generation{},
 		holds: map[string]Hold{}, barred: map[string]map[uint64]string{},
 		withdrawn: map[string]map[feed.Digest]Withdrawal{}, applied: map[string]bool{},
+		decisions: map[string][]feed.Decision{},
 	}
 	var err error
 	if d.feeds, err = tx.Feeds(); err != nil {
@@ -132,7 +135,7 @@ func readDesk(tx state.Tx) (*desk, error) {
 	if d.orders, err = tx.Orders(); err != nil {
 		return nil, err
 	}
-	for _, read := range []func(state.Tx) error{d.readAccepted, d.readPublished, d.readHolds, d.readWithdrawn} {
+	for _, read := range []func(state.Tx) error{d.readAccepted, d.readPublished, d.readHolds, d.readWithdrawn, d.readDecisions} {
 		if err := read(tx); err != nil {
 			return nil, fmt.Errorf("publishing state: %w", err)
 		}

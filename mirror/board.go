@@ -91,3 +91,14 @@ func (b *Board) CA() []byte {
 	}
 	return b.s.ca.pem()
 }
+
+// Compliance is what terminals report, with the names of the updates: for the
+// admin listener only.
+func (b *Board) Compliance() (Compliance, error) {
+	list, err := Terminals(b.s.o.Data)
+	if err != nil {
+		return Compliance{}, err
+	}
+	c := Comply(list, StaleAfter, b.Now())
+	return c, Titles(b.s.o.Data, b.s.o.Feeds, &c)
+}

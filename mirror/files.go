@@ -27,7 +27,9 @@ func readCapped(r io.Reader, limit int64) ([]byte, error) {
 
 // lines yields the lines of a zstd file without their ends; a line holds until
 // the next. Lines over feed.MaxLine end the sequence with ErrDamaged.
-func lines(path string) iter.Seq2[[]byte, error] {
+func lines(path string) iter.Seq2[[]byte, error] { return linesUpTo(path, feed.MaxLine) }
+
+func linesUpTo(path string, most int) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		f, err := os.Open(path)
 		if err != nil {
@@ -41,7 +43,7 @@ func lines(path string) iter.Seq2[[]byte, error] {
 			return
 		}
 		defer z.Close()
-		br := bufio.NewReaderSize(z, feed.MaxLine)
+		br := bufio.NewReaderSize(z, most)
 		for {
 			line, err := br.ReadSlice('\n')
 			if errors.Is(err, io.EOF) && len(line) == 0 {

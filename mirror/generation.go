@@ -46,6 +46,7 @@ type Generation struct {
 	Withdrawn []Withdrawal      `json:"withdrawn,omitempty"` // files stopped by a person or an order
 	Older     []uint64          `json:"older,omitempty"`     // serials still reachable, newest first
 	Decisions []feed.Decision   `json:"decisions,omitempty"`
+	Policy    string            `json:"policy,omitempty"`  // fingerprint of the rules that were applied
 	Derived   bool              `json:"derived,omitempty"` // derived/<feed>/<serial>/ was built for it
 	Reason    string            `json:"reason,omitempty"`
 	By        string            `json:"by"` // who: an account, or "rule"

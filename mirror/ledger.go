@@ -36,6 +36,9 @@ type ledger struct {
 	memory  map[string][]byte         // not yet written
 	dropped uint64
 	dirty   bool // the copy is behind the database
+	copied  time.Time
+
+	records records
 }
 
 // sighted is what one terminal did with one thing: the newest of equal ones counts.
@@ -47,10 +50,9 @@ func (k sighted) bytes() []byte {
 
 // Bounds: terminals choose their own ids and versions.
 const (
-	maxPending  = 50_000
-	maxText     = 512
-	maxMemory   = 64 << 10
-	keepSighted = 400 * day // longer than a fiscal year
+	maxPending = 50_000
+	maxText    = 512
+	maxMemory  = 64 << 10
 )
 
 func sightingsPath(data state.Dir) string {
@@ -66,7 +68,8 @@ func openLedger(data state.Dir, log *slog.Logger) (*ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", data.Terminals(), err, feed.ErrDamaged)
 	}
-	return &ledger{db: db, path: sightingsPath(data), log: log, seen: map[sighted]feed.Sighting{}, memory: map[string][]byte{}}, nil
+	return &ledger{db: db, path: sightingsPath(data), log: log, seen: map[sighted]feed.Sighting{}, memory: map[string][]byte{},
+		records: records{pending: map[string]*feed.Terminal{}}}, nil
 }
 
 // Saw notes a sighting; it costs a map entry.
@@ -125,6 +128,10 @@ func (l *ledger) losses() uint64 {
 
 // flush writes what is pending in one transaction.
 func (l *ledger) flush() error {
+	return errors.Join(l.flushSeen(), l.flushTerminals())
+}
+
+func (l *ledger) flushSeen() error {
 	l.mu.Lock()
 	seen, memory := l.seen, l.memory
 	if len(seen)+len(memory) == 0 {
@@ -173,29 +180,35 @@ func (l *ledger) flush() error {
 	return nil
 }
 
-// copyOut writes terminals.jsonl.zst and forgets what is older than 400 days.
+// copyOut writes terminals.jsonl.zst and forgets what is older than 13 months,
+// if anything changed, and once a day.
 func (l *ledger) copyOut(now time.Time) error {
 	l.mu.Lock()
-	dirty := l.dirty
-	l.dirty = false
+	idle := !l.dirty && now.Sub(l.copied) < day
+	if !idle {
+		l.dirty, l.copied = false, now
+	}
 	l.mu.Unlock()
-	if !dirty {
+	if idle {
 		return nil
 	}
-	var old [][]byte
+	var old, gone [][]byte
 	err := durable.WriteFrom(l.path, func(w io.Writer) error {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 		if err != nil {
 			return err
 		}
-		err = l.db.View(func(tx *bolt.Tx) error {
+		err = l.db.View(func(tx *bolt.Tx) (err error) {
+			if gone, err = copyTerminals(tx, now, z); err != nil {
+				return err
+			}
 			b := tx.Bucket([]byte("seen"))
 			if b == nil {
 				return nil
 			}
 			return b.ForEach(func(k, raw []byte) error {
 				var s feed.Sighting
-				if json.Unmarshal(raw, &s) != nil || now.Sub(s.Time) > keepSighted {
+				if json.Unmarshal(raw, &s) != nil || s.Time.Before(kept(now)) {
 					old = append(old, append([]byte(nil), k...))
 					return nil
 				}
@@ -205,12 +218,17 @@ func (l *ledger) copyOut(now time.Time) error {
 		})
 		return errors.Join(err, z.Close())
 	})
-	if err != nil || len(old) == 0 {
+	if err != nil || len(old)+len(gone) == 0 {
 		return err
 	}
 	return l.db.Update(func(tx *bolt.Tx) error {
 		for _, k := range old {
 			if err := tx.Bucket([]byte("seen")).Delete(k); err != nil {
+				return err
+			}
+		}
+		for _, k := range gone {
+			if err := tx.Bucket(terminalsBucket).Delete(k); err != nil {
 				return err
 			}
 		}
@@ -250,11 +268,13 @@ func Sightings(data state.Dir) iter.Seq2[feed.Sighting, error] {
 		if _, err := os.Stat(sightingsPath(data)); errors.Is(err, fs.ErrNotExist) {
 			return
 		}
-		for line, err := range lines(sightingsPath(data)) {
+		for line, err := range linesUpTo(sightingsPath(data), maxTerminal+64) {
 			var s feed.Sighting
 			if err == nil {
 				if err = json.Unmarshal(line, &s); err != nil {
 					err = fmt.Errorf("%s: %w: %w", sightingsPath(data), err, feed.ErrDamaged)
+				} else if s.Event == "" {
+					continue // a terminal's record
 				}
 			}
 			if !yield(s, err) || err != nil {

@@ -35,6 +35,11 @@ func (p *Publisher) Advance(ctx context.Context, now time.Time) ([]Generation, e
 				gens, err = p.carryOut(ctx, d, "publish", now, steps, nil)
 				out = append(out, gens...)
 			}
+			if err == nil {
+				var gens []Generation
+				gens, err = p.redecide(ctx, s, now)
+				out = append(out, gens...)
+			}
 			if err != nil {
 				p.Log.Error("not published", "feed", s.Name, "error", err)
 				errs = append(errs, err)

@@ -149,6 +149,10 @@ type step struct {
 	stopped bool
 	reason  string
 	by      string
+
+	manual  []feed.Decision // persons' words; nil is as state.db has them
+	decided []feed.Decision // those and what rules make of them
+	policy  string
 }
 
 // carryOut makes steps true: derived files, then the state with its audit
@@ -162,6 +166,11 @@ func (p *Publisher) carryOut(ctx context.Context, d *desk, what string, now time
 				return nil, err
 			}
 			derived[key] = true
+		}
+	}
+	for i := range steps {
+		if err := p.decideStep(d, &steps[i], now); err != nil {
+			return nil, err
 		}
 	}
 	var out []Generation
@@ -181,7 +190,8 @@ func (p *Publisher) carryOut(ctx context.Context, d *desk, what string, now time
 			if err != nil {
 				return err
 			}
-			if err := p.record(tx, what, g, now); err != nil {
+			before := d.published[g.Ring][g.Feed].Decisions
+			if err := errors.Join(p.record(tx, what, g, now), p.recordDecided(tx, before, g, now)); err != nil {
 				return err
 			}
 			out = append(out, g)
@@ -244,6 +254,7 @@ func (p *Publisher) generation(d *desk, s step, now time.Time) (Generation, erro
 		Serial: s.snap.Serial, ID: s.snap.ID, Taken: s.snap.Taken, Accepted: s.snap.Accepted, Bundle: s.snap.Bundle,
 		Weakest: s.snap.Weakest, Published: now.UTC(), Stopped: s.stopped, Withheld: s.snap.Withheld,
 		Withdrawn: d.withdrawals(name), Reason: s.reason, By: s.by,
+		Decisions: s.decided, Policy: s.policy,
 	}
 	if s.stopped {
 		return g, nil

@@ -98,6 +98,14 @@ func (s *snapshots) forget(name string, used map[uint64]bool) {
 	}
 }
 
+// rootedFS is a directory that can be let go: Windows removes none that is held.
+type rootedFS struct {
+	fs.FS
+	root *os.Root
+}
+
+func (r rootedFS) Close() error { return r.root.Close() }
+
 // view is what a generation lets terminals see. ErrDamaged if its snapshot is
 // not the one it names.
 func view(data state.Dir, snaps *snapshots, g Generation) (feed.View, error) {
@@ -131,7 +139,7 @@ func view(data state.Dir, snaps *snapshots, g Generation) (feed.View, error) {
 		if err != nil {
 			return feed.View{}, fmt.Errorf("derived files of %s %d: %w", g.Feed, g.Serial, err)
 		}
-		v.Derived = root.FS()
+		v.Derived = rootedFS{root.FS(), root}
 	}
 	return v, nil
 }

@@ -82,6 +82,7 @@ func TestPagesInABrowser(t *testing.T) {
 		{"origin-long", admin + "/origin?q=" + url.QueryEscape("tools:"+long) + "&", "来歴票", "rigin"},
 		{"problems", admin + "/problems?", "", ""},
 		{"orders", admin + "/orders?", "", ""},
+		{"terminals", admin + "/terminals?", "端末の適用状況", "Terminals"},
 	}
 	for _, p := range pages {
 		for lang, want := range map[string]string{"ja": p.ja, "en": p.en} {

@@ -22,7 +22,7 @@ import (
 // Commands that nobody needs to be asked for: reading ones, the service, and
 // jobs that a timer may start.
 func unasked(command string) bool {
-	return slices.Contains([]string{"check", "status", "origin", "client", "need", "keys", "serve", "run", "quickstart",
+	return slices.Contains([]string{"check", "status", "origin", "client", "need", "keys", "serve", "run", "quickstart", "terminals", "decide list",
 		"audit verify", "person list", "media list", "approval list"}, command)
 }
 

@@ -142,6 +142,9 @@ func (s *schemas) done() {
 		if bytes.Contains(body, []byte("SimpleAuthWebService\"")) {
 			schema = "SimpleAuth-0.xsd"
 		}
+		if bytes.Contains(body, []byte(`xmlns="http://www.microsoft.com/SoftwareDistribution"`)) {
+			schema = "Reporting-0.xsd"
+		}
 		if err := os.WriteFile(file, body, 0o600); err != nil {
 			s.t.Fatal(err)
 		}

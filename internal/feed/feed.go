@@ -174,14 +174,6 @@ type View struct {
 	Published time.Time
 }
 
-// Decision is an operator's word on one update (wsus).
-type Decision struct {
-	Subject  string    `json:"subject"` // the kind's own id
-	Group    string    `json:"group"`   // target group or ring
-	Action   string    `json:"action"`  // the kind's own word: "install", "decline"
-	Deadline time.Time `json:"deadline,omitzero"`
-}
-
 // Serving is what a handler may use. New fields never break a kind.
 type Serving struct {
 	Feed   string
@@ -201,6 +193,9 @@ type Ledger interface {
 	Saw(Sighting)
 	Recall(terminal string) ([]byte, bool)
 	Remember(terminal string, doc []byte)
+	// Change hands out the record of a terminal to be changed in place; a new
+	// one has its Feed and ID. The record is bounded: see mirror.
+	Change(feed, id string, f func(*Terminal))
 }
 
 // Sighting is one thing a terminal did or said.

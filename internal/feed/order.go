@@ -16,6 +16,7 @@ const (
 	OrderFloor     OrderKind = "floor"          // resets the time floor
 	OrderRollback  OrderKind = "allow-rollback" // lets marks of one feed go back once
 	OrderPullBack  OrderKind = "pull-back"      // stops serving
+	OrderDecide    OrderKind = "decide"         // a word on one update: approved, declined; the inside may say otherwise
 	OrderVoid      OrderKind = "void"           // a bundle whose medium was lost: not imported without a person's word
 )
 
@@ -33,6 +34,7 @@ type Order struct {
 	Detection string     `json:"detection,omitempty"`
 	Distrust  *Distrust  `json:"distrust,omitempty"` // distrust
 	Anchor    *NewAnchor `json:"anchor,omitempty"`   // trust
+	Decision  *Decision  `json:"decision,omitempty"` // decide
 	Time      time.Time  `json:"time,omitzero"`      // floor: the new floor
 	Serial    uint64     `json:"serial,omitempty"`   // pull-back, rollback: which snapshot
 	Bundle    uint64     `json:"bundle,omitempty"`   // void: its number
@@ -89,6 +91,13 @@ func (o Order) Check() error {
 	case OrderRollback, OrderPullBack:
 		if o.Feed == "" {
 			return bad("which feed")
+		}
+	case OrderDecide:
+		if o.Feed == "" || o.Decision == nil {
+			return bad("which feed, and what is decided")
+		}
+		if err := o.Decision.Check(); err != nil {
+			return bad(err.Error())
 		}
 	case OrderVoid:
 		if o.Bundle == 0 {

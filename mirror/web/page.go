@@ -34,7 +34,7 @@ func (s *site) page(w http.ResponseWriter, r *http.Request) *page {
 	p.Side = s.b.Side().In(p.Lang)
 	nav := []link{{mirror.PagePrefix, "page.freshness"}, {mirror.PagePrefix + "settings", "page.settings"}}
 	if s.admin {
-		nav = []link{{"/", "page.feeds"}, {"/origin", "page.origin"}, {"/problems", "page.problems"}, {"/orders", "page.orders"}}
+		nav = []link{{"/", "page.feeds"}, {"/origin", "page.origin"}, {"/problems", "page.problems"}, {"/orders", "page.orders"}, {"/terminals", "page.terminals"}}
 	}
 	for _, l := range nav {
 		p.Nav = append(p.Nav, link{l.Path, p.T(l.Name)})
@@ -92,6 +92,15 @@ func (p *page) Order(k feed.OrderKind) string   { return p.T("order-name." + str
 func (p *page) Method(m string) string          { return m }
 func (p *page) Card(feedName, path string) string {
 	return "/origin?q=" + url.QueryEscape(feedName+":"+path)
+}
+
+// Standing is where a terminal stands, in words.
+func (p *page) Standing(s mirror.Standing) string {
+	out := p.T("terminals." + s.Standing)
+	if s.Cloned {
+		out += " / " + p.T("terminals.cloned")
+	}
+	return out
 }
 
 // Bundle is 第412便.

@@ -52,6 +52,7 @@ func Pages(b *mirror.Board, admin bool) http.Handler {
 		mux.HandleFunc("GET /origin", s.origin)
 		mux.HandleFunc("GET /problems", s.problems)
 		mux.HandleFunc("GET /orders", s.orders)
+		mux.HandleFunc("GET /terminals", s.terminals)
 	} else {
 		mux.HandleFunc("GET /{$}", s.freshness)
 		mux.HandleFunc("GET "+mirror.PagePrefix+"{$}", s.freshness)
@@ -199,6 +200,21 @@ func (s *site) orders(w http.ResponseWriter, r *http.Request) {
 		now := s.b.Now()
 		s.show(w, r, http.StatusOK, "orders", "page.orders", slices.DeleteFunc(o.Orders, func(x feed.Order) bool { return !x.InForce(now) }))
 	}
+}
+
+// maxListed is how many terminals and updates a page lists.
+const maxListed = 500
+
+func (s *site) terminals(w http.ResponseWriter, r *http.Request) {
+	c, err := s.b.Compliance()
+	if err != nil {
+		s.show(w, r, http.StatusInternalServerError, "problem-page", "page.unreadable", err.Error())
+		return
+	}
+	late := c.Stragglers()
+	open := slices.DeleteFunc(slices.Clone(c.Updates), func(u mirror.UpdateCompliance) bool { return u.Needed+u.Failed+u.Pending == 0 })
+	s.show(w, r, http.StatusOK, "terminals", "page.terminals", map[string]any{"All": c,
+		"Late": late[:min(len(late), maxListed)], "More": max(len(late)-maxListed, 0), "Updates": open[:min(len(open), maxListed)]})
 }
 
 func (s *site) feed(w http.ResponseWriter, r *http.Request) {

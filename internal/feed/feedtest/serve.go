@@ -99,6 +99,10 @@ func (forgetful) Saw(feed.Sighting)            {}
 func (forgetful) Recall(string) ([]byte, bool) { return nil, false }
 func (forgetful) Remember(_ string, _ []byte)  {}
 
+func (forgetful) Change(name, id string, f func(*feed.Terminal)) {
+	f(&feed.Terminal{Feed: name, ID: id})
+}
+
 func (s *shop) publish(c feed.Content, older ...feed.Content) {
 	s.set(feed.View{Content: c, Older: older})
 }

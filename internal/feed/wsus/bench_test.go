@@ -122,7 +122,7 @@ func BenchmarkOpen(b *testing.B) {
 		made := time.Now()
 		c := newCatalog(x, feed.View{Content: &snapshot{artifacts: arts}, Published: taken})
 		cat := time.Since(made)
-		sc := c.scope("all", "")
+		sc := c.scope("all", "", taken)
 		all := time.Since(made)
 		runtime.GC()
 		var m runtime.MemStats

@@ -2,10 +2,8 @@ package wsus
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashike/hashike/internal/feed"
 )
@@ -122,6 +120,11 @@ func (s *server) getCookie(c *call) error {
 		k.epoch = v.Epoch
 	}
 	s.Ledger.Saw(s.sighting(k, "asked"))
+	now := s.conf.now().UTC()
+	s.Ledger.Change(s.Feed, k.client, func(t *feed.Terminal) {
+		t.Group, t.Contact = k.group, now
+		t.Called(k.name, now) // always the name of SimpleAuth: other messages may write it otherwise
+	})
 	c.begin("GetCookieResult")
 	s.cookieBody(&c.answer, k)
 	c.end(1)
@@ -130,17 +133,6 @@ func (s *server) getCookie(c *call) error {
 
 func (s *server) sighting(k cookie, event string) feed.Sighting {
 	return feed.Sighting{Time: s.conf.now().UTC(), Feed: s.Feed, Terminal: k.client, Name: k.name, Event: event}
-}
-
-// computer is what a terminal says of itself; the ledger keeps it.
-type computer struct {
-	Name    string    `json:"name,omitempty"`
-	Group   string    `json:"group,omitempty"`
-	OS      string    `json:"os,omitempty"` // major.minor.build
-	Edition string    `json:"edition,omitempty"`
-	Arch    string    `json:"arch,omitempty"`
-	Model   string    `json:"model,omitempty"`
-	Seen    time.Time `json:"seen"`
 }
 
 func (s *server) registerComputer(c *call) error {
@@ -159,19 +151,19 @@ func (s *server) registerComputer(c *call) error {
 	if err != nil {
 		return err
 	}
-	doc, err := json.Marshal(computer{Name: info["DnsName"], Group: k.group, Edition: info["OSDescription"], Arch: info["ProcessorArchitecture"],
-		OS:    info["OSMajorVersion"] + "." + info["OSMinorVersion"] + "." + info["OSBuildNumber"],
-		Model: strings.TrimSpace(info["ComputerManufacturer"] + " " + info["ComputerModel"]), Seen: s.conf.now().UTC()})
-	if err != nil {
-		return err
-	}
-	s.Ledger.Remember(s.memory(k.client), doc)
+	now := s.conf.now().UTC()
+	s.Ledger.Change(s.Feed, k.client, func(t *feed.Terminal) {
+		t.Group, t.Contact = k.group, now
+		if t.Registered.IsZero() {
+			t.Registered = now
+		}
+		version := strings.Trim(info["OSMajorVersion"]+"."+info["OSMinorVersion"]+"."+info["OSBuildNumber"], ".")
+		t.System = strings.Join(strings.Fields(info["OSDescription"]+" "+version+" "+info["ProcessorArchitecture"]), " ")
+		t.Model = strings.TrimSpace(info["ComputerManufacturer"] + " " + info["ComputerModel"])
+	})
 	s.Ledger.Saw(s.sighting(k, "registered"))
 	return nil
 }
-
-// memory is a terminal's key in the ledger, which all feeds share.
-func (s *server) memory(client string) string { return "wsus/" + s.Feed + "/" + client }
 
 const maxCategories = 64
 
@@ -290,58 +282,4 @@ func (s *server) putLocation(c *call, f payloadFile) {
 	c.put("FileDigest", base64.StdEncoding.EncodeToString(f.SHA1[:]))
 	c.put("Url", s.location(c.http, f))
 	c.end(1)
-}
-
-// events are those that pages count (microsoft.md 1.10); the rest is "reported".
-var events = map[string]string{
-	"147": "scanned", "148": "scan failed", "162": "took", "161": "download failed",
-	"183": "installed", "184": "installed", "182": "install failed", "156": "status",
-}
-
-// reportEventBatch notes what terminals report. It carries a cookie whose
-// elements are in the reporting namespace; nothing depends on it.
-func (s *server) reportEventBatch(c *call) error {
-	const event = "eventBatch/ReportingEvent/"
-	var sid, id, name, update string
-	n := 0
-	flush := func() {
-		if _, err := parseGUID(sid); err == nil && id != "" {
-			what, ok := events[id]
-			if !ok {
-				what = "reported"
-			}
-			if g, err := parseGUID(update); err != nil || g == (guid{}) {
-				update = ""
-			}
-			s.Ledger.Saw(feed.Sighting{Time: s.conf.now().UTC(), Feed: s.Feed, Terminal: strings.ToLower(sid), Name: name, Event: what, Path: update})
-		}
-		sid, id, name, update = "", "", "", ""
-	}
-	err := c.walk(func(path, text string) error {
-		text = strings.TrimSpace(text)
-		if len(text) > maxText {
-			return nil
-		}
-		switch path {
-		case event + "BasicData/TargetID/Sid":
-			flush()
-			if n++; n > 5000 {
-				return invalid("eventBatch")
-			}
-			sid = text
-		case event + "BasicData/EventID":
-			id = text
-		case event + "BasicData/UpdateID/UpdateID":
-			update = text
-		case event + "PrivateData/ComputerDnsName":
-			name = text
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	flush()
-	c.flag("ReportEventBatchResult", true)
-	return nil
 }

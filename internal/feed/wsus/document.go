@@ -53,7 +53,6 @@ type document struct {
 	Pieces       []piece
 	CategoryType string // Company, Product, ProductFamily, UpdateClassification; of categories
 	Expired      bool
-	Created      string // CreationDate as written
 	Superseded   []guid // SupersededUpdates
 }
 
@@ -113,6 +112,7 @@ func parseDocument(b []byte) (*document, error) {
 	if u.Files, u.KB, err = parseExtended(x.doc.piece(extended)); err != nil {
 		return nil, err
 	}
+	u.Created, u.Category = x.doc.Created, x.doc.CategoryType
 	x.doc.update = u
 	return x.doc, nil
 }

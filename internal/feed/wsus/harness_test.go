@@ -176,6 +176,21 @@ type ledger struct {
 	mu     sync.Mutex
 	seen   []feed.Sighting
 	memory map[string][]byte
+	known  map[string]*feed.Terminal
+}
+
+func (l *ledger) Change(name, id string, f func(*feed.Terminal)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t, ok := l.known[name+"/"+id]
+	if !ok {
+		if l.known == nil {
+			l.known = map[string]*feed.Terminal{}
+		}
+		t = &feed.Terminal{Feed: name, ID: id}
+		l.known[name+"/"+id] = t
+	}
+	f(t)
 }
 
 func (l *ledger) Saw(s feed.Sighting) {
@@ -277,4 +292,13 @@ func sample(t testing.TB, name ...string) []byte {
 		missing(t, err.Error())
 	}
 	return b
+}
+
+func mustURL(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }

@@ -315,7 +315,7 @@ func TestCategoryScanByTheBook(t *testing.T) {
 	s := newSite(t, f)
 	s.publish(fetched(t, f, dropOf(t, "win8.1", "win6.1"), nil), feed.View{}, "all")
 	v := s.h.(*server).rings["all"]
-	sc := v.catalog.scope("all", "")
+	sc := v.catalog.scope("all", "", taken)
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 60 {
 		var categories []guid

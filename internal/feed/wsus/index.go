@@ -21,8 +21,8 @@ import (
 // with where the fragments lie. The index is read whole, the fragments are not.
 
 const (
-	indexName     = "index-2"
-	fragmentsName = "fragments-2"
+	indexName     = "index-3"
+	fragmentsName = "fragments-3"
 	maxIndex      = 1 << 30
 )
 
@@ -48,6 +48,11 @@ type revision struct {
 	Core     span
 	Extended span
 	Texts    []text
+
+	KB         string
+	Created    string // as the document has it; empty from a drop's scan
+	Category   string // of a category: Product, UpdateClassification, …
+	Supersedes []int32
 }
 
 type bundled struct{ Update, Number int32 }
@@ -62,6 +67,7 @@ type text struct {
 type payloadFile struct {
 	Path string // artifact
 	SHA1 [20]byte
+	Size int64
 }
 
 // index is the derived index of one snapshot.
@@ -181,7 +187,11 @@ func (x *indexer) scan(c feed.Content, a feed.Artifact) error {
 
 func (x *indexer) revision(u *update, source int32) *revision {
 	r := &revision{ID: x.ids.ids[u.identity], Update: x.number(u.Update), Number: u.identity.Number,
-		Type: typeLetters[u.Type], Explicit: u.Explicit, Sources: []int32{source}}
+		Type: typeLetters[u.Type], Explicit: u.Explicit, Sources: []int32{source},
+		KB: u.KB, Created: u.Created, Category: u.Category}
+	for _, g := range u.Supersedes {
+		r.Supersedes = append(r.Supersedes, x.number(g))
+	}
 	for _, clause := range u.Prereqs {
 		var c []int32
 		for _, g := range clause {
@@ -206,7 +216,7 @@ func (x *indexer) revision(u *update, source int32) *revision {
 		if !ok {
 			n = int32(len(x.Files))
 			x.files[p] = n
-			x.Files = append(x.Files, payloadFile{p, f.SHA1})
+			x.Files = append(x.Files, payloadFile{p, f.SHA1, f.Size})
 		}
 		r.Files = append(r.Files, n)
 	}

@@ -10,6 +10,7 @@
 package wsus
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -29,6 +30,8 @@ type Config struct {
 	Superseded      bool              `toml:"superseded" doc:"置き換えられた更新の本体も運ぶ / carry the files of superseded updates too"`
 	Account         string            `toml:"account" doc:"取得元に名乗る名前 / name told to the upstream"`
 	Groups          map[string]string `toml:"groups" doc:"端末のグループ（TargetGroupポリシーの名前）と配信段階（test、pilot、all） / target group (policy TargetGroup) to ring"`
+	Rules           []Rule            `toml:"rules" doc:"承認の規則（上から順に、最初に当てはまるもの） / approval rules, the first that fits"`
+	Others          string            `toml:"others" doc:"どの規則にも当てはまらない更新（install、detect、decline） / what becomes of updates that no rule fits"`
 }
 
 const maxGroups = 1000
@@ -36,10 +39,12 @@ const maxGroups = 1000
 // Kind is the table entry.
 func Kind() feed.Kind {
 	return feed.Kind{
-		Name:   "wsus",
-		Title:  feed.Text{JA: "Windowsの更新プログラム", EN: "Windows updates"},
-		Config: func() any { return &Config{Classifications: defaultClassifications(), Account: "hashike"} },
-		New:    newFeed,
+		Name:  "wsus",
+		Title: feed.Text{JA: "Windowsの更新プログラム", EN: "Windows updates"},
+		Config: func() any {
+			return &Config{Classifications: defaultClassifications(), Account: "hashike", Others: "install"}
+		},
+		New: newFeed,
 		Floors: map[feed.Class]feed.Strength{
 			feed.Metadata: feed.Attested, feed.Definition: feed.Signed, feed.Security: feed.Signed, feed.Feature: feed.Signed,
 		},
@@ -61,7 +66,7 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 		return nil, err
 	}
 	f := &updates{conf: cfg, rings: map[string]string{}, now: time.Now, epoch: newEpoch}
-	if err := cfg.check(); err != nil {
+	if err := errors.Join(cfg.check(), cfg.checkRules()); err != nil {
 		return nil, err
 	}
 	for _, group := range slices.Sorted(maps.Keys(cfg.Groups)) {
@@ -106,22 +111,4 @@ func (f *updates) Released(c feed.Content) (time.Time, string) {
 // Stale implements feed.Freshness: Microsoft publishes monthly.
 func (f *updates) Stale() (yellow, red time.Duration) {
 	return 35 * 24 * time.Hour, 65 * 24 * time.Hour
-}
-
-// Settings implements feed.ClientSettings: the policy of microsoft.md 1.11 as a
-// .reg file. An address with a path is not one that Windows documents.
-func (f *updates) Settings(_ feed.Content, base *url.URL) ([]feed.Setting, error) {
-	server := strings.TrimSuffix(base.String(), "/")
-	const key = `HKEY_LOCAL_MACHINE\SOFTWARE\Policies\Microsoft\Windows\WindowsUpdate`
-	body := "Windows Registry Editor Version 5.00\r\n\r\n[" + key + "]\r\n" +
-		`"WUServer"="` + server + "\"\r\n" + `"WUStatusServer"="` + server + "\"\r\n" +
-		"\"DoNotConnectToWindowsUpdateInternetLocations\"=dword:00000001\r\n\r\n[" + key + "\\AU]\r\n\"UseWUServer\"=dword:00000001\r\n"
-	return []feed.Setting{{
-		Title: feed.Text{JA: "Windows Updateの接続先（グループポリシーまたはレジストリ）", EN: "Where Windows Update asks (group policy or registry)"},
-		File:  "hashike-wsus.reg", Body: body,
-		Note: feed.Text{
-			JA: "配信段階を分けるには、TargetGroupEnabledとTargetGroupも設定します。更新対象のmountは「/」にします。",
-			EN: "For rings, also set TargetGroupEnabled and TargetGroup. The feed's mount must be \"/\".",
-		},
-	}}, nil
 }

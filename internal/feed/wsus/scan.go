@@ -100,7 +100,7 @@ func readScan(r io.ReaderAt, size int64, keep func(n int, p part, lang string, b
 		if !ok {
 			return nil, upstream("%s: extended/%d without core", scanName, n)
 		}
-		u.Files, u.KB = x.Files, x.KB
+		u.Files, u.KB, u.Category = x.Files, x.KB, x.Category
 	}
 	if len(s.updates) == 0 {
 		return nil, upstream("%s without updates", scanName)
@@ -139,7 +139,7 @@ func (s *scan) fragment(n int, p part, b []byte, props map[int]*update) error {
 		if err != nil {
 			return err
 		}
-		props[n] = &update{Files: files, KB: kb}
+		props[n] = &update{Files: files, KB: kb, Category: categoryType(b)}
 	}
 	return nil
 }

@@ -37,8 +37,9 @@ type catalog struct {
 	latest   map[int32]int            // update → number of its newest visible revision
 	numbers  map[guid]int32           // UpdateID → update
 	complete []bool                   // by number: it and enough of its bundle can be downloaded
-	told     map[string]feed.Decision // "update\x00group"
+	told     map[string]feed.Decision // "source\x00update\x00group"
 	groups   map[string]bool          // that decisions name
+	turns    []time.Time              // when rules' waits end, in order
 }
 
 func newCatalog(x *index, v feed.View) *catalog {
@@ -69,10 +70,22 @@ func newCatalog(x *index, v feed.View) *catalog {
 	}
 	c.complete = c.completed(whole)
 	for _, d := range v.Decisions {
-		c.told[strings.ToLower(d.Subject)+"\x00"+strings.ToLower(d.Group)] = d
-		c.groups[strings.ToLower(d.Group)] = true
+		c.tell(d)
 	}
+	slices.SortFunc(c.turns, time.Time.Compare)
+	c.turns = slices.CompactFunc(c.turns, time.Time.Equal)
 	return c
+}
+
+func (c *catalog) tell(d feed.Decision) {
+	if d.Source == "" {
+		d.Source = feed.ByInside
+	}
+	c.told[d.Source+"\x00"+d.Key()] = d
+	c.groups[strings.ToLower(d.Group)] = true
+	if !d.From.IsZero() {
+		c.turns = append(c.turns, d.From)
+	}
 }
 
 // here reports whether terminals of this view get an artifact.
@@ -101,26 +114,46 @@ type scope struct {
 	mark    uint64 // changes when a deployment does
 }
 
-// decide finds the word on an update: the group's, the ring's, everybody's,
-// else install.
-func (c *catalog) decide(update guid, ring, group string) (deployment, bool) {
-	for _, g := range []string{strings.ToLower(group), ring, ""} {
-		if d, ok := c.told[update.String()+"\x00"+g]; ok {
-			return deployment{words[strings.ToLower(d.Action)], d.Deadline}, words[strings.ToLower(d.Action)] != ""
+// decide finds the word on an update: a person's before a rule's, and of each
+// the group's, the ring's, everybody's; else what the rules say of all others,
+// else install. false: the terminals are not to have it.
+func (c *catalog) decide(update guid, ring, group string, now time.Time) (deployment, bool) {
+	for _, subject := range []string{update.String(), "*"} {
+		for _, source := range []string{feed.ByInside, feed.ByOutside, feed.BySuperseded, feed.ByRule} {
+			for _, g := range []string{strings.ToLower(group), ring, ""} {
+				d, ok := c.told[source+"\x00"+subject+"\x00"+g]
+				if !ok || source == feed.BySuperseded && (d.Next || !c.offers(d.By)) {
+					continue
+				}
+				action := words[strings.ToLower(d.Action)]
+				return deployment{action, d.Deadline}, action != "" && !d.From.After(now)
+			}
 		}
 	}
 	return deployment{action: actInstall}, true
 }
 
+// offers reports whether an update can be downloaded: one that supersedes
+// another may have been withdrawn since.
+func (c *catalog) offers(id string) bool {
+	g, err := parseGUID(id)
+	if err != nil {
+		return false
+	}
+	n, known := c.numbers[g]
+	i, shown := c.latest[n]
+	return known && shown && c.complete[i]
+}
+
 // scope computes the closure of what is deployed.
-func (c *catalog) scope(ring, group string) *scope {
+func (c *catalog) scope(ring, group string, now time.Time) *scope {
 	s := &scope{catalog: c, deploy: map[int]deployment{}}
 	for _, i := range c.latest {
 		r := &c.Revisions[i]
 		if r.Type != 'S' || !r.Explicit || !c.complete[i] {
 			continue
 		}
-		if d, ok := c.decide(c.Updates[r.Update], ring, group); ok {
+		if d, ok := c.decide(c.Updates[r.Update], ring, group, now); ok {
 			s.reach(i, d)
 		}
 	}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -64,7 +67,15 @@ func openRing(view feed.View, indexes map[uint64]*index) (*ringView, error) {
 		}
 		indexes[serial] = x
 	}
-	f, err := view.Derived.Open(fragmentsName)
+	r, err := openFragments(view.Derived)
+	if err != nil {
+		return nil, err
+	}
+	return &ringView{newCatalog(x, view), r}, nil
+}
+
+func openFragments(derived fs.FS) (io.ReaderAt, error) {
+	f, err := derived.Open(fragmentsName)
 	if err != nil {
 		return nil, fmt.Errorf("wsus fragments: %w", err)
 	}
@@ -73,7 +84,7 @@ func openRing(view feed.View, indexes map[uint64]*index) (*ringView, error) {
 		f.Close()
 		return nil, fmt.Errorf("wsus fragments: no random access: %w", feed.ErrDamaged)
 	}
-	return &ringView{newCatalog(x, view), r}, nil
+	return r, nil
 }
 
 // fragment reads one fragment, escaped.
@@ -243,6 +254,14 @@ func (s *server) scope(v *ringView, ring, group string) *scope {
 	if group = strings.ToLower(group); v.groups[group] { // decisions name it: a scope of its own
 		key += "\x00" + group
 	}
+	now := s.conf.now()
+	turn, _ := slices.BinarySearchFunc(v.turns, now, func(t, now time.Time) int {
+		if t.After(now) {
+			return 1
+		}
+		return -1
+	})
+	key += "\x00" + strconv.Itoa(turn) // a wait that ends makes another scope
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sc, ok := s.scopes[key]
@@ -250,7 +269,7 @@ func (s *server) scope(v *ringView, ring, group string) *scope {
 		if len(s.scopes) >= maxScopes {
 			clear(s.scopes)
 		}
-		sc = v.catalog.scope(ring, group)
+		sc = v.catalog.scope(ring, group, now)
 		s.scopes[key] = sc
 	}
 	return sc

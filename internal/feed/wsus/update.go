@@ -75,6 +75,10 @@ type update struct {
 	Bundles  [][]identity
 	KB       string // KBArticleID
 	Files    []file
+
+	Supersedes []guid
+	Created    string // CreationDate as a document has it; fragments have none
+	Category   string // of categories, as a document has it: Product, UpdateClassification, …
 }
 
 // Limits on one update; real ones stay far below.
@@ -176,7 +180,7 @@ func identityOf(t xml.StartElement) (identity, error) {
 }
 
 // relationships reads the clauses: a plain identity stands alone, AtLeastOne is
-// a choice. Supersedence is left to the terminal.
+// a choice. What supersedence means for a machine is left to the terminal.
 func (u *update) relationships(d *xml.Decoder) error {
 	section, open := "", false
 	for depth := 1; depth > 0; {
@@ -207,7 +211,7 @@ func (u *update) relationships(d *xml.Decoder) error {
 				}
 			}
 		}
-		if len(u.Prereqs)+len(u.Bundles) > maxClauses {
+		if len(u.Prereqs)+len(u.Bundles)+len(u.Supersedes) > maxClauses {
 			return errors.New("too many relationships")
 		}
 	}
@@ -239,6 +243,12 @@ func (u *update) member(section string, t xml.StartElement) error {
 		}
 		last := &u.Bundles[len(u.Bundles)-1]
 		*last = append(*last, id)
+	case "SupersededUpdates":
+		g, err := parseGUID(attr(t, "UpdateID"))
+		if err != nil {
+			return err
+		}
+		u.Supersedes = append(u.Supersedes, g)
 	}
 	return nil
 }
@@ -315,4 +325,24 @@ func fileOf(t xml.StartElement) (file, error) {
 		return f, fmt.Errorf("size %.40q", attr(t, "Size"))
 	}
 	return f, nil
+}
+
+// categoryType reads what kind of category an extended fragment is of.
+func categoryType(b []byte) string {
+	if !bytes.Contains(b, []byte("CategoryInformation")) {
+		return ""
+	}
+	d := fragment(b)
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return ""
+		}
+		if t, ok := t.(xml.StartElement); ok && t.Name.Local == "CategoryInformation" {
+			if c := attr(t, "CategoryType"); len(c) < 40 {
+				return c
+			}
+			return ""
+		}
+	}
 }

@@ -201,8 +201,8 @@ func TestOffered(t *testing.T) {
 	if needs(t, b); b.Needed()[1].Action != "OptionalInstall" {
 		t.Fatalf("%+v", b.Needed()[1])
 	}
-	if s.ledger.memory["wsus/windows/6f1d3c1e-0d3b-4b4a-9f0a-1c2d3e4f5a6b"] == nil {
-		t.Fatal("terminal not remembered")
+	if k := s.ledger.known["windows/6f1d3c1e-0d3b-4b4a-9f0a-1c2d3e4f5a6b"]; k == nil || k.Name != "pc0001" || k.Group != "kikaku" || k.Registered.IsZero() {
+		t.Fatalf("terminal not remembered: %+v", k)
 	}
 }
 

@@ -365,3 +365,45 @@ func ints(tag string, list []int) string {
 	b.WriteString("</" + tag + ">")
 	return b.String()
 }
+
+const nsReport = "http://www.microsoft.com/SoftwareDistribution"
+
+// Event is one thing to report (MS-WUSP 3.1.5.10).
+type Event struct {
+	ID       int
+	Instance string // GUID
+	Update   string // GUID; empty is none
+	Result   int32  // HRESULT
+	Misc     []string
+	User     string // UserAccountName, which agents may send
+}
+
+// Report sends events.
+func (t *Terminal) Report(events ...Event) error {
+	now := time.Now().UTC().Format(time.RFC3339)
+	b := t.Cookie() + "<clientTime>" + now + "</clientTime><eventBatch>"
+	for n, e := range events {
+		update := e.Update
+		if update == "" {
+			update = "00000000-0000-0000-0000-000000000000"
+		}
+		b += fmt.Sprintf("<ReportingEvent><BasicData><TargetID><Sid>%s</Sid></TargetID><SequenceNumber>%d</SequenceNumber><TimeAtTarget>%s</TimeAtTarget><EventInstanceID>%s</EventInstanceID>"+
+			"<NamespaceID>1</NamespaceID><EventID>%d</EventID><SourceID>101</SourceID><UpdateID><UpdateID>%s</UpdateID><RevisionNumber>0</RevisionNumber></UpdateID><Win32HResult>%d</Win32HResult></BasicData>"+
+			"<ExtendedData><ReplacementStrings/><MiscData>", t.ID, n, now, e.Instance, e.ID, update, e.Result)
+		for _, m := range e.Misc {
+			b += "<string>" + m + "</string>"
+		}
+		b += "</MiscData><ProcessorArchitecture>Amd64Compatible</ProcessorArchitecture><OSVersion><Major>6</Major><Minor>3</Minor><Build>9600</Build><Revision>0</Revision><ServicePackMajor>0</ServicePackMajor><ServicePackMinor>0</ServicePackMinor></OSVersion><OSLocaleID>1041</OSLocaleID></ExtendedData>" +
+			"<PrivateData><ComputerDnsName>" + t.Name + "</ComputerDnsName><UserAccountName>" + e.User + "</UserAccountName></PrivateData></ReportingEvent>"
+	}
+	var r struct {
+		OK bool `xml:"ReportEventBatchResult"`
+	}
+	if err := t.Call("/ReportingWebService/ReportingWebService.asmx", nsReport, "ReportEventBatch", b+"</eventBatch>", &r); err != nil {
+		return err
+	}
+	if !r.OK {
+		return fmt.Errorf("ReportEventBatch: false")
+	}
+	return nil
+}
