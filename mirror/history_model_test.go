@@ -502,6 +502,29 @@ func (h *history) repair(s *site) {
 // end sets every clock right and brings each site one undamaged bundle,
 // computed from the receipts alone: it must be whole then, or was never asked
 // for a receipt; then a complete one, and every site is the reference.
+// confirm is the person at a site that got nothing for over 400 days: what
+// comes then is held, with every set after it, until somebody says that so
+// much time has really passed.
+func (h *history) confirm(s *site) {
+	var cur packager.Accepted
+	h.ok(s.db.View(func(tx state.Tx) (err error) { cur, _, err = packager.Current(tx); return err }))
+	if cur.Held != packager.HeldFuture {
+		return
+	}
+	h.note("site %d: a person confirms that over 400 days have passed", s.n)
+	h.ok(packager.Release(s.db, cur.Number, "the carry paused for over a year", "person", s.now()))
+	for _, f := range feedNames() {
+		d := s.feeds[f]
+		n := h.state[f].serial
+		if !d.known[n] {
+			h.failf("site %d, %s: bundle %d is held, %d is not", s.n, f, cur.Number, n)
+		}
+		_, err := s.pub.Publish(context.Background(), f, "", mirror.PublishOptions{Serial: n, Late: "the carry paused for over a year", By: "person"})
+		h.ok(err)
+		d.known[n], d.serves, d.stopped, d.hold = false, n, false, 0
+	}
+}
+
 func (h *history) end() {
 	h.at++
 	h.truth = h.truth.AddDate(0, 1, 0)
@@ -524,6 +547,7 @@ func (h *history) end() {
 	b := h.made(h.options([]int{1, 2, 3}), nil)
 	for _, s := range h.sites {
 		h.take(s, b)
+		h.confirm(s)
 		h.publish(s)
 		h.sync(s)
 		for _, f := range feedNames() {
