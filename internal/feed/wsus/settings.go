@@ -141,6 +141,6 @@ func upstreamScript(base *url.URL) string {
 	if base.Scheme == "https" {
 		ssl = " -UseSsl"
 	}
-	return "Get-WsusServer | Set-WsusServerSynchronization -UssServerName " + psString(base.Hostname()) + " -PortNumber " + port + ssl + "\r\n" +
+	return "# " + strings.TrimSuffix(base.String(), "/") + "\r\nGet-WsusServer | Set-WsusServerSynchronization -UssServerName " + psString(base.Hostname()) + " -PortNumber " + port + ssl + "\r\n" +
 		"(Get-WsusServer).GetSubscription().StartSynchronization()\r\n"
 }
