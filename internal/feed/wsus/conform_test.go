@@ -70,6 +70,9 @@ func recordedVendor(t *testing.T, change func(v *vendorServer)) feedtest.State {
 
 // TestServerConformance: the suite against an upstream server.
 func TestServerConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector has the suite with the drop directory")
+	}
 	bundle := identityOfText(t, "433942af-c579-4917-921b-c580f5ac230b", 501)
 	revise := func(v *vendorServer, n int) {
 		v.now = n

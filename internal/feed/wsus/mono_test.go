@@ -57,6 +57,9 @@ func monoDriver(t *testing.T) func(args ...string) string {
 // TestMono lets an independent SOAP stack play a terminal and a downstream
 // server over the genuine revisions.
 func TestMono(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector has the other tests of the same handlers")
+	}
 	drive := monoDriver(t)
 	v := realVendor(t)
 	f := follower(t, v.URL, nil)
