@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -33,7 +32,6 @@ type ledger struct {
 
 	mu      sync.Mutex
 	seen    map[sighted]feed.Sighting // not yet written
-	memory  map[string][]byte         // not yet written
 	dropped uint64
 	dirty   bool // the copy is behind the database
 	copied  time.Time
@@ -52,7 +50,6 @@ func (k sighted) bytes() []byte {
 const (
 	maxPending = 50_000
 	maxText    = 512
-	maxMemory  = 64 << 10
 )
 
 func sightingsPath(data state.Dir) string {
@@ -68,7 +65,7 @@ func openLedger(data state.Dir, log *slog.Logger) (*ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", data.Terminals(), err, feed.ErrDamaged)
 	}
-	return &ledger{db: db, path: sightingsPath(data), log: log, seen: map[sighted]feed.Sighting{}, memory: map[string][]byte{},
+	return &ledger{db: db, path: sightingsPath(data), log: log, seen: map[sighted]feed.Sighting{},
 		records: records{pending: map[string]*feed.Terminal{}}}, nil
 }
 
@@ -87,39 +84,6 @@ func (l *ledger) Saw(s feed.Sighting) {
 	l.seen[k] = s
 }
 
-// Recall returns what was remembered of a terminal.
-func (l *ledger) Recall(terminal string) ([]byte, bool) {
-	l.mu.Lock()
-	doc, ok := l.memory[terminal]
-	l.mu.Unlock()
-	if ok {
-		return doc, true
-	}
-	err := l.db.View(func(tx *bolt.Tx) error {
-		if b := tx.Bucket([]byte("memory")); b != nil {
-			if raw := b.Get([]byte(terminal)); raw != nil {
-				doc, ok = append([]byte(nil), raw...), true
-			}
-		}
-		return nil
-	})
-	return doc, ok && err == nil
-}
-
-// Remember keeps a document of at most 64 KiB for a terminal.
-func (l *ledger) Remember(terminal string, doc []byte) {
-	if terminal == "" || len(terminal) > maxText || len(doc) > maxMemory {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, known := l.memory[terminal]; !known && len(l.memory) >= maxPending {
-		l.dropped++
-		return
-	}
-	l.memory[terminal] = append([]byte(nil), doc...)
-}
-
 func (l *ledger) losses() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -133,13 +97,12 @@ func (l *ledger) flush() error {
 
 func (l *ledger) flushSeen() error {
 	l.mu.Lock()
-	seen, memory := l.seen, l.memory
-	if len(seen)+len(memory) == 0 {
+	seen := l.seen
+	if len(seen) == 0 {
 		l.mu.Unlock()
 		return nil
 	}
 	l.seen = map[sighted]feed.Sighting{}
-	memory = maps.Clone(memory) // the original stays readable until it is written
 	l.mu.Unlock()
 	err := l.db.Update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte("seen"))
@@ -155,14 +118,6 @@ func (l *ledger) flushSeen() error {
 				return err
 			}
 		}
-		if b, err = tx.CreateBucketIfNotExists([]byte("memory")); err != nil {
-			return err
-		}
-		for k, doc := range memory {
-			if err := b.Put([]byte(k), doc); err != nil {
-				return err
-			}
-		}
 		return nil
 	})
 	l.mu.Lock()
@@ -171,12 +126,7 @@ func (l *ledger) flushSeen() error {
 		l.dropped += uint64(len(seen))
 		return err
 	}
-	for k, doc := range memory {
-		if string(l.memory[k]) == string(doc) {
-			delete(l.memory, k)
-		}
-	}
-	l.dirty = l.dirty || len(seen) > 0
+	l.dirty = true
 	return nil
 }
 

@@ -68,6 +68,9 @@ func TestRemoveOfNothing(t *testing.T) {
 func TestIsFull(t *testing.T) {
 	f, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
+		if os.Getenv("HASHIKE_CI") == "1" {
+			t.Fatal(err)
+		}
 		t.Skip("no /dev/full here")
 	}
 	defer f.Close()

@@ -186,13 +186,11 @@ type Serving struct {
 	Log    *slog.Logger
 }
 
-// Ledger takes what terminals report and keeps what a protocol must remember
-// of each. Nothing here is a condition for serving: writes are batched and may
-// be lost with the machine.
+// Ledger takes what terminals report and keeps a record of each. Nothing here
+// is a condition for serving: writes are batched and may be lost with the
+// machine.
 type Ledger interface {
 	Saw(Sighting)
-	Recall(terminal string) ([]byte, bool)
-	Remember(terminal string, doc []byte)
 	// Change hands out the record of a terminal to be changed in place; a new
 	// one has its Feed and ID. The record is bounded: see mirror.
 	Change(feed, id string, f func(*Terminal))

@@ -95,9 +95,7 @@ func (s *shop) derive(c feed.Content) fs.FS {
 
 type forgetful struct{}
 
-func (forgetful) Saw(feed.Sighting)            {}
-func (forgetful) Recall(string) ([]byte, bool) { return nil, false }
-func (forgetful) Remember(_ string, _ []byte)  {}
+func (forgetful) Saw(feed.Sighting) {}
 
 func (forgetful) Change(name, id string, f func(*feed.Terminal)) {
 	f(&feed.Terminal{Feed: name, ID: id})

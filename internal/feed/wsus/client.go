@@ -57,9 +57,18 @@ func (s *server) getConfig(c *call) error {
 func ignore(string, string) error { return nil }
 
 func (s *server) getAuthorizationCookie(c *call) error {
-	k := cookie{use: cookieAuth, expires: s.conf.now().Add(cookieLife), epoch: s.epoch}
+	return s.authorise(c, cookieAuth, plugIn, "clientId", func(k *cookie) map[string]*string {
+		return map[string]*string{"clientId": &k.client, "targetGroupName": &k.group, "dnsName": &k.name}
+	})
+}
+
+// authorise gives whoever names itself a cookie for one GetCookie. id is the
+// parameter that holds its GUID.
+func (s *server) authorise(c *call, use cookieUse, plugIn, id string, parameters func(*cookie) map[string]*string) error {
+	k := cookie{use: use, expires: s.conf.now().Add(cookieLife), epoch: s.epoch}
+	fields := parameters(&k)
 	err := c.walk(func(path, text string) error {
-		into, ok := map[string]*string{"clientId": &k.client, "targetGroupName": &k.group, "dnsName": &k.name}[path]
+		into, ok := fields[path]
 		if !ok {
 			return nil
 		}
@@ -73,7 +82,7 @@ func (s *server) getAuthorizationCookie(c *call) error {
 		return err
 	}
 	if _, err := parseGUID(k.client); err != nil {
-		return invalid("clientId")
+		return invalid(id)
 	}
 	k.client = strings.ToLower(k.client)
 	c.begin("GetAuthorizationCookieResult")

@@ -173,10 +173,9 @@ func judge(f feed.Feed, s *snapshot) (verifier.Verdict, error) {
 
 // ledger remembers and lists what was seen.
 type ledger struct {
-	mu     sync.Mutex
-	seen   []feed.Sighting
-	memory map[string][]byte
-	known  map[string]*feed.Terminal
+	mu    sync.Mutex
+	seen  []feed.Sighting
+	known map[string]*feed.Terminal
 }
 
 func (l *ledger) Change(name, id string, f func(*feed.Terminal)) {
@@ -198,8 +197,6 @@ func (l *ledger) Saw(s feed.Sighting) {
 	defer l.mu.Unlock()
 	l.seen = append(l.seen, s)
 }
-func (l *ledger) Recall(k string) ([]byte, bool) { b, ok := l.memory[k]; return b, ok }
-func (l *ledger) Remember(k string, doc []byte)  { l.memory[k] = doc }
 
 // site serves snapshots by ring.
 type site struct {
@@ -213,7 +210,7 @@ type site struct {
 }
 
 func newSite(t testing.TB, f *updates) *site {
-	s := &site{t: t, f: f, views: map[string]feed.View{}, ledger: &ledger{memory: map[string][]byte{}}, secret: bytes.Repeat([]byte{7}, 32)}
+	s := &site{t: t, f: f, views: map[string]feed.View{}, ledger: &ledger{}, secret: bytes.Repeat([]byte{7}, 32)}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.h.ServeHTTP(w, r) }))
 	t.Cleanup(s.Close)
 	return s

@@ -49,29 +49,9 @@ func (s *server) getAuthConfig(c *call) error {
 }
 
 func (s *server) dssAuthorizationCookie(c *call) error {
-	k := cookie{use: cookieServerAuth, expires: s.conf.now().Add(cookieLife), epoch: s.epoch}
-	err := c.walk(func(path, text string) error {
-		into, ok := map[string]*string{"accountGuid": &k.client, "accountName": &k.name}[path]
-		if !ok {
-			return nil
-		}
-		if len(text) > maxText {
-			return invalid(path)
-		}
-		*into = strings.TrimSpace(text)
-		return nil
+	return s.authorise(c, cookieServerAuth, serverPlugIn, "accountGuid", func(k *cookie) map[string]*string {
+		return map[string]*string{"accountGuid": &k.client, "accountName": &k.name}
 	})
-	if err != nil {
-		return err
-	}
-	if _, err := parseGUID(k.client); err != nil {
-		return invalid("accountGuid")
-	}
-	c.begin("GetAuthorizationCookieResult")
-	c.put("PlugInId", serverPlugIn)
-	c.put("CookieData", base64.StdEncoding.EncodeToString(s.seal.seal(k)))
-	c.end(1)
-	return nil
 }
 
 func (s *server) getServerCookie(c *call) error {
@@ -117,6 +97,23 @@ func (s *server) downstream(c *call, f cookieFields) (cookie, *ringView, error) 
 	return k, v, nil
 }
 
+// asked reads a call of a downstream server, checks its cookie and finds what
+// it may see. take gets every other element.
+func (s *server) asked(c *call, take func(path, text string) error) (*ringView, error) {
+	var f cookieFields
+	err := c.walk(func(path, text string) error {
+		if strings.HasPrefix(path, "cookie/") {
+			return f.take(path, text)
+		}
+		return take(path, text)
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, v, err := s.downstream(c, f)
+	return v, err
+}
+
 // anchor is counter and time; the counter is the snapshot's serial.
 func (v *ringView) anchor() string {
 	return strconv.FormatUint(v.Serial, 10) + "," + v.view.Header().Taken.UTC().Format("2006-01-02 15:04:05.000")
@@ -142,21 +139,13 @@ var languages = [...]struct {
 }{{0, "all", "all"}, {1033, "en", "English"}, {1041, "ja", "Japanese"}}
 
 func (s *server) getConfigData(c *call) error {
-	var f cookieFields
 	anchor := ""
-	err := c.walk(func(path, text string) error {
-		switch {
-		case strings.HasPrefix(path, "cookie/"):
-			return f.take(path, text)
-		case path == "configAnchor":
+	v, err := s.asked(c, func(path, text string) error {
+		if path == "configAnchor" {
 			anchor = text
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	_, v, err := s.downstream(c, f)
 	if err != nil {
 		return err
 	}
@@ -383,12 +372,8 @@ func (s *server) getUpdateDecryptionData(c *call) error {
 
 // downloadFiles asks an upstream to have files ready: all that are offered are.
 func (s *server) downloadFiles(c *call) error {
-	var f cookieFields
 	var sums [][]byte
-	err := c.walk(func(path, text string) error {
-		if strings.HasPrefix(path, "cookie/") {
-			return f.take(path, text)
-		}
+	v, err := s.asked(c, func(path, text string) error {
 		if path != "fileDigestList/base64Binary" {
 			return nil
 		}
@@ -399,10 +384,6 @@ func (s *server) downloadFiles(c *call) error {
 		sums = append(sums, b)
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	_, v, err := s.downstream(c, f)
 	if err != nil {
 		return err
 	}
@@ -424,17 +405,7 @@ const (
 // getDeployments: a server decides for itself what it approves, so there are
 // the built-in groups and no deployment.
 func (s *server) getDeployments(c *call) error {
-	var f cookieFields
-	err := c.walk(func(path, text string) error {
-		if strings.HasPrefix(path, "cookie/") {
-			return f.take(path, text)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	_, v, err := s.downstream(c, f)
+	v, err := s.asked(c, ignore)
 	if err != nil {
 		return err
 	}
@@ -459,12 +430,8 @@ func (s *server) getDeployments(c *call) error {
 }
 
 func (s *server) getRelated(c *call) error {
-	var f cookieFields
 	var list []guid
-	err := c.walk(func(path, text string) error {
-		if strings.HasPrefix(path, "cookie/") {
-			return f.take(path, text)
-		}
+	v, err := s.asked(c, func(path, text string) error {
 		if path != "updateIDs/guid" {
 			return nil
 		}
@@ -475,10 +442,6 @@ func (s *server) getRelated(c *call) error {
 		list = append(list, g)
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	_, v, err := s.downstream(c, f)
 	if err != nil {
 		return err
 	}
