@@ -413,14 +413,21 @@ func (f *updates) choice() string {
 
 // Reaches implements feed.Reacher.
 func (f *updates) Reaches() []string {
-	if f.conf.Upstream == "" {
-		return nil
+	var out []string
+	if f.conf.Offline != "" {
+		out = append(append(out, f.conf.Offline), contentHosts[:]...)
 	}
-	out := []string{f.conf.Upstream}
+	if f.conf.Upstream == "" {
+		return out
+	}
+	out = append(out, f.conf.Upstream)
 	u, err := url.Parse(f.conf.Upstream)
 	if err == nil && u.Port() != "8530" && u.Port() != "" {
 		// A WSUS on 8531 hands out files on 8530 (MS-WSUSSS 3.2.4.4).
 		out = append(out, "http://"+u.Hostname()+":8530")
 	}
-	return append(out, contentHosts[:]...)
+	if f.conf.Offline == "" {
+		out = append(out, contentHosts[:]...)
+	}
+	return out
 }
