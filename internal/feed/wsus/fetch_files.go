@@ -73,6 +73,7 @@ func (m *mirror) files(ctx context.Context, live map[identity]bool) error {
 			lack = append(lack, by[p])
 		}
 	}
+	m.keepFiles(list)
 	if err := m.locate(ctx, lack); err != nil {
 		return err
 	}

@@ -322,7 +322,11 @@ func (m *mirror) resolve() (products, classes []guid, err error) {
 // store keeps the documents that count and loads the files of those worth
 // installing.
 func (m *mirror) store(ctx context.Context) error {
-	live := m.live()
+	retired := m.retired()
+	live := m.live(retired)
+	if err := m.repack(ctx, live, retired); err != nil {
+		return err
+	}
 	for path := range m.batchesWith(live) {
 		a, _ := m.prev.Lookup(path)
 		m.found[path] = a
@@ -375,8 +379,8 @@ func sortedBatches(found map[string]feed.Artifact) []string {
 	return out
 }
 
-// live are the newest revisions, and the members of their bundles.
-func (m *mirror) live() map[identity]bool {
+// live are the newest revisions but those retired, and the members of their bundles.
+func (m *mirror) live(retired map[identity]bool) map[identity]bool {
 	var all []identity
 	for id := range m.docs {
 		all = append(all, id)
@@ -385,7 +389,7 @@ func (m *mirror) live() map[identity]bool {
 	for todo := newest(all); len(todo) > 0; {
 		id := todo[0]
 		todo = todo[1:]
-		if live[id] || m.docs[id] == nil {
+		if live[id] || retired[id] || m.docs[id] == nil {
 			continue
 		}
 		live[id] = true

@@ -72,6 +72,10 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 	if err := errors.Join(cfg.check(), cfg.checkRules()); err != nil {
 		return nil, err
 	}
+	if o := f.conf.Others; o != "" && o != "install" {
+		// Definition updates do not wait for a person unless a rule says so.
+		f.conf.Rules = append(slices.Clone(cfg.Rules), Rule{Classification: "Definition Updates", Action: "install"})
+	}
 	for _, group := range slices.Sorted(maps.Keys(cfg.Groups)) {
 		ring, key := cfg.Groups[group], strings.ToLower(group)
 		if _, twice := f.rings[key]; twice || group == "" || len(group) > maxText || len(f.rings) >= maxGroups || !slices.Contains(feed.Rings(), ring) {
