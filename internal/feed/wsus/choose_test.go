@@ -105,6 +105,9 @@ func TestDriversAreChosen(t *testing.T) {
 // TestDeclinedAtFetch: files of what rules decline for everyone are not
 // fetched; one group that may have it is enough to fetch them.
 func TestDeclinedAtFetch(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing here for the race detector")
+	}
 	v := smallVendor(t)
 	class := "28bc880e-0592-4cbf-8f95-c79b17911d5f"
 	for _, g := range slices.Concat(mustParse(t, v.docs[identityOfText(t, update81, 501)]).Prereqs...) {

@@ -80,6 +80,9 @@ func definition(t testing.TB, v *vendorServer, by *feedtest.Publisher, n int) (b
 // one, beside an update that stays: never more than three are in a snapshot,
 // documents and files, also where a batch holds others; each passes Verify.
 func TestDefinitionsAreKeptToThree(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing here for the race detector")
+	}
 	v := smallVendor(t)
 	by := feedtest.NewPublisher(t, "x509-microsoft", "Microsoft Corporation", taken)
 	f := follower(t, v.URL, func(c *Config) {
@@ -189,6 +192,9 @@ func TestDefinitionsAreApproved(t *testing.T) {
 // What is superseded or expired is not fetched; a document that nothing needs
 // any more leaves with its file, and superseded = true keeps it.
 func TestSupersededAtFetch(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing here for the race detector")
+	}
 	v := smallVendor(t)
 	old := identityOfText(t, update81, 501)
 	fetchedFiles := func(change func(*Config)) bool {

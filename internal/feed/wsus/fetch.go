@@ -56,7 +56,7 @@ func (f *updates) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content
 		if err := r.fromDrops(ctx, fsys); err != nil {
 			return "", err
 		}
-	case f.conf.Upstream == "" && f.conf.Offline == "" || !errors.Is(err, feed.ErrConfig):
+	case f.conf.Upstream == "" && f.conf.Offline == "" && !f.publishes(up) || !notNamed(err):
 		return "", err
 	}
 	if f.conf.Upstream == "" {
@@ -74,6 +74,13 @@ func (f *updates) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content
 	}
 	p.Note = r.summary()
 	return r.finish(ctx, p.String())
+}
+
+// notNamed: the config has no such directory. One that it names and that is
+// not there is another matter: what lay in it must not vanish in silence.
+func notNamed(err error) bool {
+	_, missing := errors.AsType[*fs.PathError](err)
+	return errors.Is(err, feed.ErrConfig) && !missing
 }
 
 // fromOthers adds what neither a drop nor a server brings.

@@ -40,14 +40,20 @@ func publishedArtifact(d feed.Digest, created time.Time) feed.Artifact {
 	return a
 }
 
+// publishes reports that the config names a directory of packages.
+func (f *updates) publishes(up feed.Upstream) bool {
+	_, err := up.Dir(publishDir)
+	return err == nil || !notNamed(err)
+}
+
 // fromPublish adds the packages of dirs.publish. Without that directory in the
 // config nothing is published.
 func (f *updates) fromPublish(ctx context.Context, up feed.Upstream, r *fetch) error {
 	fsys, err := up.Dir(publishDir)
-	if errors.Is(err, feed.ErrConfig) {
-		return nil
-	}
 	if err != nil {
+		if notNamed(err) {
+			err = nil
+		}
 		return err
 	}
 	entries, err := fs.ReadDir(fsys, ".")

@@ -58,7 +58,7 @@ func newTown(t testing.TB) *town {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &town{t, by, map[string]fstest.MapFS{dropDir: {}, publishDir: {}, publisherDir: {
+	w := &town{t, by, map[string]fstest.MapFS{publishDir: {}, publisherDir: {
 		"publisher.key": &fstest.MapFile{Data: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})},
 		"publisher.pem": &fstest.MapFile{Data: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: by.Signer.Chain[0].Raw})},
 	}}}
@@ -92,6 +92,25 @@ func (w *town) fetch(f *updates, prev *snapshot) (*snapshot, error) {
 	}
 	_, err := f.Fetch(w.t.Context(), o, p, o)
 	return o.snapshot, err
+}
+
+// broken fetches while a directory that the config names is not there.
+func (w *town) broken(f *updates, prev *snapshot, name string) error {
+	o := &brokenOutside{&townOutside{&outside{nil, prev}, w.dirs}, name}
+	_, err := f.Fetch(w.t.Context(), o, prev, o)
+	return err
+}
+
+type brokenOutside struct {
+	*townOutside
+	broken string
+}
+
+func (o *brokenOutside) Dir(name string) (fs.FS, error) {
+	if name == o.broken {
+		return nil, fmt.Errorf("dirs.%s: %w: %w", name, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}, feed.ErrConfig)
+	}
+	return o.townOutside.Dir(name)
 }
 
 func (w *town) judge(f *updates, s *snapshot, anchors ...feed.Anchor) (verifier.Verdict, error) {
@@ -254,8 +273,11 @@ func TestPublishingAgain(t *testing.T) {
 	if now, _ := payloadOf(t, b); c.artifacts[now].Digest != b.artifacts[now].Digest {
 		t.Error("what did not change was signed anew")
 	}
+	if err := w.broken(f, c, publishDir); !errors.Is(err, fs.ErrNotExist) { // unplugged: nothing vanishes in silence
+		t.Errorf("the folder is not there: %v", err)
+	}
 	delete(w.dirs, publishDir)
-	if _, err := w.fetch(f, c); !errors.Is(err, feed.ErrTransient) { // nothing else is in this feed
+	if _, err := w.fetch(f, c); !errors.Is(err, feed.ErrConfig) { // nothing else is in this feed
 		t.Errorf("off: %v", err)
 	}
 }
