@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"time"
 )
 
 // Unpack gives a file's content to w piece by piece, and checks its length and
@@ -156,4 +157,21 @@ func (p *Package) endWithout(n, length int, at int64) []byte {
 		le.PutUint32(e[16:], uint32(at))
 	}
 	return b
+}
+
+// Modified is when the newest file was packed, as the archive says: local time
+// of nobody knows where, taken as UTC. Zero if it says nothing sensible.
+func (p *Package) Modified() time.Time {
+	var newest time.Time
+	for _, f := range p.Files {
+		if f.Name == Signature {
+			continue // nothing covers its time
+		}
+		t, d := le.Uint16(f.entry[12:]), le.Uint16(f.entry[14:])
+		at := time.Date(1980+int(d>>9), time.Month(d>>5&15), int(d&31), int(t>>11), int(t>>5&63), int(t&31)*2, 0, time.UTC)
+		if at.Year() >= 1990 && at.After(newest) {
+			newest = at
+		}
+	}
+	return newest
 }

@@ -134,7 +134,7 @@ func (e Entry) record(out *bytes.Buffer) (entry []byte) {
 	le.PutUint16(h[4:], version)
 	le.PutUint16(h[6:], flags)
 	le.PutUint16(h[8:], method)
-	le.PutUint16(h[12:], 0x21)
+	le.PutUint16(h[12:], (2026-1980)<<9|1<<5|1) // 1 January 2026
 	le.PutUint16(h[26:], uint16(len(e.Name)))
 	if e.Plain {
 		le.PutUint32(h[14:], crc)
