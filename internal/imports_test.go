@@ -31,6 +31,7 @@ func arrows() map[string][]string {
 		"internal/scan":                 {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"internal/diode":                {"internal/fec", "internal/durable"},
 		"internal/format/*":             {"internal/feed"},
+		"internal/format/msi":           {"internal/feed", "internal/format/cfb"},
 		"internal/format/appx/appxtest": {"internal/format/appx"}, // for tests
 		"internal/feed/all":             {"internal/feed", "internal/feed/*"},
 		"internal/feed/*":               {"internal/feed", "verifier", "internal/format/*"},
