@@ -111,7 +111,8 @@ type spcIndirect struct {
 
 // Authenticode checks the signature that a Windows file carries. The first
 // bytes tell the container, not the name: a program (PE), a cabinet (.cab,
-// .msu), or an installer package or patch (.msi, .msp).
+// .msu), an installer package or patch (.msi, .msp), or an app package or
+// bundle (.appx, .msix, .appxbundle, .msixbundle).
 //
 // ErrUnsigned if there is no signature or the container cannot carry one, else
 // ErrUntrusted if it does not hold.
@@ -130,12 +131,18 @@ func Authenticode(r io.ReaderAt, size int64, by Publisher, trust feed.Trust) (fe
 	}
 	var why []error
 	for _, one := range strongest(all) {
-		s, err := spcSignature(one, c.digest)
+		s, h, err := spcSignature(one, c.digest)
 		if err == nil {
 			err = s.judge(by, trust, roots, anchors)
 		}
+		note := ""
+		if err == nil && c.whole != nil {
+			note, err = c.whole(s.leaf, h)
+		}
 		if err == nil {
-			return s.evidence("authenticode"), nil
+			ev := s.evidence("authenticode")
+			ev.Note = note
+			return ev, nil
 		}
 		why = append(why, err)
 	}
@@ -147,6 +154,9 @@ func Authenticode(r io.ReaderAt, size int64, by Publisher, trust feed.Trust) (fe
 type container struct {
 	signature []byte
 	digest    func(crypto.Hash) ([]byte, error)
+	// whole checks what the digest alone does not say, once the signature
+	// holds: the note for the origin card. nil if there is nothing.
+	whole func(*x509.Certificate, crypto.Hash) (string, error)
 }
 
 func containerOf(r io.ReaderAt, size int64) (container, error) {
@@ -162,6 +172,8 @@ func containerOf(r io.ReaderAt, size int64) (container, error) {
 		return program(r, size)
 	case string(magic[:]) == "\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1":
 		return installer(r, size)
+	case string(magic[:4]) == "PK\x03\x04":
+		return appPackage(r, size)
 	}
 	return container{}, fmt.Errorf("no container that can be signed: %w", ErrUnsigned)
 }
@@ -334,14 +346,14 @@ type msSigner struct {
 }
 
 // spcSignature checks one signature over the file.
-func spcSignature(der []byte, digest func(crypto.Hash) ([]byte, error)) (*msSigner, error) {
+func spcSignature(der []byte, digest func(crypto.Hash) ([]byte, error)) (*msSigner, crypto.Hash, error) {
 	sd, content, err := signedData(der, oidSpcIndirect)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	s, h, err := signerIn(sd, content, oidSpcIndirect)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	// content lacks its own tag; the two members follow each other.
 	var spc spcIndirect
@@ -350,19 +362,19 @@ func spcSignature(der []byte, digest func(crypto.Hash) ([]byte, error)) (*msSign
 		rest, err = asn1.Unmarshal(rest, &spc.Digest)
 	}
 	if err != nil || len(rest) > 0 {
-		return nil, errors.New("Authenticode: malformed content")
+		return nil, 0, errors.New("Authenticode: malformed content")
 	}
 	if of, err := cmsHash(spc.Digest.Algorithm.Algorithm); err != nil || of != h {
-		return nil, errors.New("Authenticode: two hash algorithms")
+		return nil, 0, errors.New("Authenticode: two hash algorithms")
 	}
 	want, err := digest(h)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if !bytes.Equal(want, spc.Digest.Digest) {
-		return nil, errors.New("Authenticode: signature of another file")
+		return nil, 0, errors.New("Authenticode: signature of another file")
 	}
-	return s, s.stamped()
+	return s, h, s.stamped()
 }
 
 // signerIn is signerOf for the one signer of a SignedData.

@@ -6,6 +6,7 @@ import (
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/apt"
 	"github.com/hashike/hashike/internal/feed/clamav"
+	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
 	"github.com/hashike/hashike/internal/feed/tree"
 	"github.com/hashike/hashike/internal/feed/wsus"
@@ -17,6 +18,7 @@ func Kinds() []feed.Kind {
 		apt.Kind(),
 		clamav.Kind(),
 		office.Kind(),
+		msix.Kind(),
 		tree.Kind(),
 		wsus.Kind(),
 	}
