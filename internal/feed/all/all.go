@@ -5,6 +5,7 @@ package all
 import (
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/apt"
+	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
@@ -16,6 +17,7 @@ import (
 func Kinds() []feed.Kind {
 	return []feed.Kind{
 		apt.Kind(),
+		chromium.Kind(),
 		clamav.Kind(),
 		office.Kind(),
 		msix.Kind(),
