@@ -7,6 +7,7 @@ import (
 	"github.com/hashike/hashike/internal/feed/apt"
 	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
+	"github.com/hashike/hashike/internal/feed/defender"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
 	"github.com/hashike/hashike/internal/feed/tree"
@@ -21,6 +22,7 @@ func Kinds() []feed.Kind {
 		clamav.Kind(),
 		office.Kind(),
 		msix.Kind(),
+		defender.Kind(),
 		tree.Kind(),
 		wsus.Kind(),
 	}

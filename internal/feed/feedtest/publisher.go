@@ -96,3 +96,66 @@ func (p *Publisher) Program(t testing.TB, b []byte, at time.Time) []byte {
 	b = append(b, 0, 2, 2, 0) // revision 2.0, PKCS#7
 	return append(b, sig...)
 }
+
+// UnsignedProgram is the smallest program (PE32, or PE32+ for AMD64 and ARM64)
+// with a version resource; linked is its TimeDateStamp in Unix seconds; payload follows in its own section.
+func UnsignedProgram(version [4]uint16, machine uint16, linked uint32, payload []byte) []byte {
+	le := binary.LittleEndian
+	fixed := []byte("VS_VERSION_INFO\x00")
+	var info []byte
+	info = le.AppendUint16(le.AppendUint16(le.AppendUint16(info, 6+32+2+52), 52), 0)
+	for _, c := range fixed {
+		info = append(info, c, 0)
+	}
+	info = append(info, 0, 0)
+	info = le.AppendUint32(le.AppendUint32(info, 0xFEEF04BD), 0x10000)
+	info = le.AppendUint32(info, uint32(version[0])<<16|uint32(version[1]))
+	info = le.AppendUint32(info, uint32(version[2])<<16|uint32(version[3]))
+	info = append(info, make([]byte, 52-16)...)
+	const rva = 0x1000
+	var rsrc []byte // type 16 → name 1 → language 1041 → data
+	for level, id := range []uint32{16, 1, 1041} {
+		rsrc = append(rsrc, make([]byte, 12)...)
+		rsrc = le.AppendUint16(le.AppendUint16(rsrc, 0), 1)
+		next := uint32((level + 1) * 24)
+		if level < 2 {
+			next |= 1 << 31
+		}
+		rsrc = le.AppendUint32(le.AppendUint32(rsrc, id), next)
+	}
+	rsrc = le.AppendUint32(le.AppendUint32(rsrc, rva+88), uint32(len(info)))
+	rsrc = append(append(rsrc, make([]byte, 8)...), info...)
+	for len(rsrc)%512 != 0 {
+		rsrc = append(rsrc, 0)
+	}
+	head := make([]byte, 1024)
+	copy(head, "MZ")
+	le.PutUint32(head[60:], 64)
+	copy(head[64:], "PE\x00\x00")
+	le.PutUint16(head[68:], machine)
+	le.PutUint16(head[70:], 2) // sections
+	le.PutUint32(head[72:], linked)
+	optional, dirs := 224, 64+24+96
+	le.PutUint16(head[88:], 0x10B)
+	if machine != 0x14c {
+		optional, dirs = 240, dirs+16
+		le.PutUint16(head[88:], 0x20B)
+	}
+	le.PutUint16(head[84:], uint16(optional))
+	le.PutUint32(head[dirs-4:], 16)
+	le.PutUint32(head[dirs+16:], rva)
+	le.PutUint32(head[dirs+20:], uint32(len(rsrc)))
+	for i, s := range []struct {
+		name    string
+		rva, at int
+		n       int
+	}{{".rsrc", rva, 1024, len(rsrc)}, {".data", 0x100000, 1024 + len(rsrc), len(payload)}} {
+		at := head[64+24+optional+40*i:]
+		copy(at, s.name)
+		le.PutUint32(at[8:], uint32(s.n))
+		le.PutUint32(at[12:], uint32(s.rva))
+		le.PutUint32(at[16:], uint32(s.n))
+		le.PutUint32(at[20:], uint32(s.at))
+	}
+	return append(append(head, rsrc...), payload...)
+}

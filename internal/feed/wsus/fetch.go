@@ -56,24 +56,39 @@ func (f *updates) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content
 		if err := r.fromDrops(ctx, fsys); err != nil {
 			return "", err
 		}
-	case f.conf.Upstream == "" && f.conf.Offline == "" || !errors.Is(err, feed.ErrConfig):
+	case f.conf.Upstream == "" && f.conf.Offline == "" && !f.publishes(up) || !notNamed(err):
 		return "", err
 	}
 	if f.conf.Upstream == "" {
-		if err := f.fromOffline(ctx, up, r); err != nil {
+		if err := f.fromOthers(ctx, up, r); err != nil {
 			return "", err
 		}
 		return r.finish(ctx, "")
 	}
 	p, err := f.fromServer(ctx, up, r)
 	if err == nil {
-		err = f.fromOffline(ctx, up, r)
+		err = f.fromOthers(ctx, up, r)
 	}
 	if err != nil {
 		return "", err
 	}
 	p.Note = r.summary()
 	return r.finish(ctx, p.String())
+}
+
+// notNamed: the config has no such directory. One that it names and that is
+// not there is another matter: what lay in it must not vanish in silence.
+func notNamed(err error) bool {
+	_, missing := errors.AsType[*fs.PathError](err)
+	return errors.Is(err, feed.ErrConfig) && !missing
+}
+
+// fromOthers adds what neither a drop nor a server brings.
+func (f *updates) fromOthers(ctx context.Context, up feed.Upstream, r *fetch) error {
+	if err := f.fromOffline(ctx, up, r); err != nil {
+		return err
+	}
+	return f.fromPublish(ctx, up, r)
 }
 
 // fromDrops takes every drop that is complete and stable.
@@ -295,14 +310,18 @@ func (r *fetch) had(p payload) bool {
 	return ok && a.Digest == p.SHA256
 }
 
-// put copies a file that does not change meanwhile.
+// put copies a file of the drop directory that does not change meanwhile.
 func (r *fetch) put(ctx context.Context, name string) (feed.Blob, error) {
+	return r.putFrom(ctx, dropDir, name)
+}
+
+func (r *fetch) putFrom(ctx context.Context, dir, name string) (feed.Blob, error) {
 	f, before, err := r.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := r.dst.Put(ctx, "dir:"+dropDir+"/"+name, io.LimitReader(f, before.Size()+1))
+	b, err := r.dst.Put(ctx, "dir:"+dir+"/"+name, io.LimitReader(f, before.Size()+1))
 	if err != nil {
 		return nil, err
 	}

@@ -204,6 +204,9 @@ func TestOfflineCatalogue(t *testing.T) {
 // Without a good signature of Microsoft's nothing of the cabinet is taken;
 // without a word about what to take of it, the operator is told.
 func TestOfflineIsNotTaken(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing here for the race detector")
+	}
 	w := newOfflineWorld(t)
 	for why, c := range map[string]struct {
 		change func(fstest.MapFS)
@@ -235,6 +238,9 @@ func TestOfflineIsNotTaken(t *testing.T) {
 // TestOfflineVerify: nothing but the signed cabinet's own fragments passes on
 // the other side, whatever our outside says; an older catalogue is refused.
 func TestOfflineVerify(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing here for the race detector")
+	}
 	w := newOfflineWorld(t)
 	f := w.kind(t, nil)
 	good := fetched(t, f, w.drop(t), nil)
@@ -319,6 +325,9 @@ func TestOfflineVerify(t *testing.T) {
 // TestOfflineFromAddress: the cabinet and its payload come from where they are
 // said to be, and a second fetch asks for two small pieces.
 func TestOfflineFromAddress(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing here for the race detector")
+	}
 	w := newOfflineWorld(t)
 	var asked []string
 	payload := dropOf(t, "win8.1")[file81].Data
@@ -393,6 +402,9 @@ func TestOfflineSample(t *testing.T) {
 
 // A cabinet's fragments count only in the range that the index gives it.
 func TestOfflineRanges(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing here for the race detector")
+	}
 	w := newOfflineWorld(t)
 	low, err := cab.NewReader(bytes.NewReader(w.parts["package2.cab"]), int64(len(w.parts["package2.cab"])), cab.Limits{})
 	if err != nil {

@@ -3,7 +3,9 @@ package wsus
 import (
 	"context"
 	"crypto/sha1"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -130,6 +132,8 @@ func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proo
 	switch {
 	case isBatch(a): // nobody signs it; the connection to the server that sent it is on the card
 		ev.Method, ev.Note = "wsus-server", "as an upstream server sent it"
+	case isPublished(a):
+		ev.Method, ev.Note = "wsus-published", "made by our own outside of a package in dirs.publish"
 	case isExtract(a):
 		ev.Method, ev.Note = "wsus-extract", "taken by our own outside from "+offlineName
 	}
@@ -170,6 +174,8 @@ func formOf(a feed.Artifact) string {
 		return batchPrefix
 	case isExtract(a):
 		return extractPrefix
+	case isPublished(a):
+		return publishedPrefix
 	}
 	return ""
 }
@@ -257,10 +263,33 @@ func signatures(a feed.Artifact, n namedBy, trust feed.Trust, out feed.Proof) er
 	if err := out.Evidence(link); err != nil || !read {
 		return err
 	}
-	return out.Once(a, "authenticode", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
-		ev, err := verifier.Authenticode(r, size, verifier.Microsoft(), trust)
+	by, method := verifier.Microsoft(), "authenticode"
+	if strings.HasPrefix(n.Group, publishedGroup) {
+		by, method = ownPublisher(trust), "authenticode-own"
+	}
+	return out.Once(a, method, func(r io.ReaderAt, size int64) (feed.Evidence, error) {
+		ev, err := verifier.Authenticode(r, size, by, trust)
 		return ev, untrusted(err)
 	})
+}
+
+// usePublisher is the Use of a body's own certificate, which a trust order adds.
+const usePublisher = "x509-publisher"
+
+// ownPublisher is who may sign what is published here: the organisations of the
+// certificates that trust orders added. Without one nothing holds.
+func ownPublisher(trust feed.Trust) verifier.Publisher {
+	p := verifier.Publisher{Roots: usePublisher}
+	for _, a := range trust.For(usePublisher) {
+		der := a.Data
+		if b, _ := pem.Decode(a.Data); b != nil {
+			der = b.Bytes
+		}
+		if c, err := x509.ParseCertificate(der); err == nil {
+			p.Names = append(p.Names, c.Subject.Organization...)
+		}
+	}
+	return p
 }
 
 func refuse(out feed.Proof, a feed.Artifact, why error) error {
