@@ -8,6 +8,7 @@ import (
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/tree"
+	"github.com/hashike/hashike/internal/feed/winget"
 	"github.com/hashike/hashike/internal/feed/wsus"
 )
 
@@ -18,6 +19,7 @@ func Kinds() []feed.Kind {
 		clamav.Kind(),
 		msix.Kind(),
 		tree.Kind(),
+		winget.Kind(),
 		wsus.Kind(),
 	}
 }
