@@ -76,8 +76,12 @@ func MicrosoftRoot2011() []byte {
 
 // Publisher is who must have signed.
 type Publisher struct {
-	Roots string   // Use of the anchors that its certificate may lead to
-	Names []string // organisations (O) of its certificate: exactly one of these
+	Roots string // Use of the anchors that its certificate may lead to
+	// Names are organisations (O) of its certificate: exactly one of these. One
+	// that begins with "CN=" is the whole distinguished name, as the manifests of
+	// app packages write it: certificates of the Store and of a town's own
+	// authority may have no organisation.
+	Names []string
 }
 
 // Microsoft is the publisher of Windows and of all that Windows Update carries.
@@ -500,10 +504,21 @@ func (s *msSigner) judge(by Publisher, trust feed.Trust, roots *x509.CertPool, a
 			return fmt.Errorf("time stamp: %w", err)
 		}
 	}
-	if o := s.leaf.Subject.Organization; len(o) != 1 || !slices.Contains(by.Names, o[0]) {
+	if !by.is(s.leaf) {
 		return fmt.Errorf("signed by %.200q, not by %s", s.leaf.Subject, strings.Join(by.Names, " or "))
 	}
 	return s.leads(at, trust, roots, anchors, x509.ExtKeyUsageCodeSigning)
+}
+
+// is reports whether the certificate has one of the publisher's names.
+func (by Publisher) is(leaf *x509.Certificate) bool {
+	o := leaf.Subject.Organization
+	return slices.ContainsFunc(by.Names, func(name string) bool {
+		if strings.HasPrefix(name, "CN=") {
+			return samePublisher(name, leaf)
+		}
+		return len(o) == 1 && o[0] == name
+	})
 }
 
 func (s *msSigner) leads(at time.Time, trust feed.Trust, roots *x509.CertPool, anchors map[string]feed.Anchor, usage x509.ExtKeyUsage) error {

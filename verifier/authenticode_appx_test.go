@@ -217,6 +217,11 @@ func TestAuthenticodeAppxTricks(t *testing.T) {
 	if _, err := Authenticode(bytes.NewReader(good), int64(len(good)), Publisher{useMicrosoft, []string{"Somebody Else"}}, trust); !errors.Is(err, feed.ErrUntrusted) {
 		t.Errorf("another publisher: %v", err)
 	}
+	for name, ok := range map[string]bool{p.Name: true, "CN=" + labName: false, p.Name + ", L=Tokyo": false, "O=" + labName: false} {
+		if _, err := Authenticode(bytes.NewReader(good), int64(len(good)), Publisher{useMicrosoft, []string{name}}, trust); (err == nil) != ok || err != nil && !errors.Is(err, feed.ErrUntrusted) {
+			t.Errorf("the whole name %q: %v", name, err)
+		}
+	}
 	manifest := func(s appxtest.Spec, more ...appxtest.Entry) []appxtest.Entry {
 		z, err := zip.NewReader(bytes.NewReader(appxtest.Build(s)), int64(len(appxtest.Build(s))))
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
 	"github.com/hashike/hashike/internal/feed/tree"
+	"github.com/hashike/hashike/internal/feed/winget"
 	"github.com/hashike/hashike/internal/feed/wsus"
 )
 
@@ -24,6 +25,7 @@ func Kinds() []feed.Kind {
 		msix.Kind(),
 		defender.Kind(),
 		tree.Kind(),
+		winget.Kind(),
 		wsus.Kind(),
 	}
 }

@@ -33,7 +33,7 @@ import (
 type Config struct {
 	Dir        string            `toml:"dir" doc:"name of a folder in dirs that packages are put into / パッケージを置くフォルダ（dirsに書いた名前）"`
 	URLs       []string          `toml:"urls" doc:"instead of dir: addresses of packages; the address need not hold the version / dirの代わりに、パッケージのURL（版が入っていないURLでもよい）"`
-	Publishers []string          `toml:"publishers" doc:"organisations (O of the certificate) that may sign, exactly / 署名してよい組織名（証明書のO、一字一句）"`
+	Publishers []string          `toml:"publishers" doc:"organisations (O of the certificate), or whole names that begin with CN=, that may sign, exactly / 署名してよい組織名（証明書のO）か、CN=から始まる全部の名前（一字一句）"`
 	Require    bool              `toml:"require" doc:"withhold a package whose framework packages are not in this feed / 必要なフレームワークがこの更新対象にないパッケージは配信しない"`
 	Pin        map[string]string `toml:"pin" doc:"the newest version to offer, by package name / パッケージ名ごとに、配信する版の上限"`
 	Hours      int               `toml:"hours" doc:"terminals look for updates at start when the last look is so many hours ago / 起動のときに更新を調べる間隔（時間）"`

@@ -101,7 +101,8 @@ func (c *catalogue) index(v feed.View, current map[string]bool) error {
 			}
 			_, held := v.Withheld[a.Path]
 			hex := a.Digest.Hex()
-			if held && i < 0 || len(c.files) >= maxFilesServed {
+			// Indexes and signatures of other feeds are no installers.
+			if held && i < 0 || a.Class == feed.Metadata || len(c.files) >= maxFilesServed {
 				continue
 			}
 			if _, known := c.files[hex]; !known {

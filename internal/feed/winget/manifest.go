@@ -254,18 +254,18 @@ func join(docs []*document) (*manifest, error) {
 		case "defaultLocale":
 			m.Default = d.root
 		case "locale":
-			m.Locales = append(m.Locales, chosen(d.root, localeFields()))
+			m.Locales = append(m.Locales, inBounds(chosen(d.root, localeFields())))
 		}
 	}
 	if !whole || len(list(installers, "Installers")) == 0 || m.Default == nil {
 		return nil, fmt.Errorf("manifest of %s %s is not complete", m.ID, m.Version)
 	}
+	m.Default = inBounds(chosen(m.Default, localeFields()))
 	for _, k := range []string{"PackageLocale", "Publisher", "PackageName", "ShortDescription", "License"} {
 		if text(m.Default, k) == "" {
 			return nil, fmt.Errorf("manifest of %s %s: no %s", m.ID, m.Version, k)
 		}
 	}
-	m.Default = chosen(m.Default, localeFields())
 	for _, one := range list(installers, "Installers") {
 		if i, ok := one.(map[string]any); ok {
 			m.Installers = append(m.Installers, flat(installers, i))
@@ -275,6 +275,32 @@ func join(docs []*document) (*manifest, error) {
 		return strings.Compare(text(a, "PackageLocale"), text(b, "PackageLocale"))
 	})
 	return m, nil
+}
+
+// inBounds drops texts and addresses that the schemas do not take: the client
+// refuses a whole answer for one of them.
+func inBounds(l map[string]any) map[string]any {
+	bounds := map[string][2]int{
+		"Publisher": {2, 256}, "Author": {2, 256}, "PackageName": {2, 256}, "License": {3, 512}, "Copyright": {3, 512}, "ShortDescription": {3, 256},
+		"Description": {3, 10_000}, "ReleaseNotes": {1, 10_000}, "InstallationNotes": {1, 10_000}, "Moniker": {1, 40}, "PackageLocale": {2, 20},
+	}
+	for k, v := range l {
+		s, isText := v.(string)
+		n := utf8.RuneCountInString(s)
+		b, bounded := bounds[k]
+		switch {
+		case bounded && (!isText || n < b[0] || n > b[1]), k == "Moniker" && strings.ContainsAny(s, " \t\n"),
+			strings.HasSuffix(k, "Url") && (n > 2048 || !strings.HasPrefix(strings.ToLower(s), "http")):
+			delete(l, k)
+		case k == "Tags":
+			tags := slices.DeleteFunc(slices.Clone(list(l, k)), func(t any) bool {
+				s, ok := t.(string)
+				return !ok || utf8.RuneCountInString(s) > 40 || strings.ContainsAny(s, " \t\n\u3000")
+			})
+			l[k] = tags[:min(len(tags), 16)]
+		}
+	}
+	return l
 }
 
 func chosen(from map[string]any, fields map[string]int) map[string]any {

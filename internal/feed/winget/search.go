@@ -107,7 +107,7 @@ func (r *searchRequest) matches(p *pkg) bool {
 // asQuery looks where a person who types a word means it.
 func (m match) asQuery(p *pkg) bool {
 	for _, f := range []string{"PackageIdentifier", "PackageName", "Publisher", "Moniker", "Command", "Tag", "PackageFamilyName", "ProductCode", "UpgradeCode"} {
-		if (condition{f, m}).holds(p) {
+		if (condition{f, m}).compare(p) {
 			return true
 		}
 	}
@@ -117,16 +117,22 @@ func (m match) asQuery(p *pkg) bool {
 // holds compares one field. Codes and family names have no case of their own:
 // the client folds them and yet asks for "Exact".
 func (c condition) holds(p *pkg) bool {
+	switch c.Field {
+	case "ProductCode", "UpgradeCode", "PackageFamilyName":
+		if c.Match.Type == "Exact" || c.Match.Type == "" {
+			c.Match.Type = "CaseInsensitive"
+		}
+	}
+	return c.compare(p)
+}
+
+func (c condition) compare(p *pkg) bool {
 	m := c.Match
 	switch c.Field {
 	case "Market":
 		return true // nothing here is limited to one
 	case "PackageIdentifier":
 		return m.in([]string{p.id})
-	case "ProductCode", "UpgradeCode", "PackageFamilyName":
-		if m.Type == "Exact" || m.Type == "" {
-			m.Type = "CaseInsensitive"
-		}
 	}
 	return slices.ContainsFunc(p.versions, func(v *version) bool {
 		switch c.Field {

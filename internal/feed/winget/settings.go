@@ -35,8 +35,8 @@ func (s *source) Settings(_ feed.Content, base *url.URL) ([]feed.Setting, error)
 			Body: "winget source add --name " + sourceName + " --arg " + quoted(arg) + " --type Microsoft.Rest --accept-source-agreements\r\n" +
 				"winget source remove --name winget\r\nwinget source remove --name msstore\r\n",
 			Note: feed.Text{
-				JA: secure.JA + "人が加えた配信元は、その人にだけ見えます。SYSTEMで動くタスクには、次のグループポリシーを使います。端末には、App Installerと、この配信サーバの証明書（hashike ca）が要ります。",
-				EN: secure.EN + "A source that a user added is seen by that user alone: for the task below use the policy. Terminals need App Installer and this server's certificate (hashike ca).",
+				JA: secure.JA + "人が加えた配信元は、その人にだけ見えます。SYSTEMで動くタスクには、次のグループポリシーを使います。端末には、App Installer（LTSCとServerには初めは入っていません）と、この配信サーバの証明書（設定の画面にあるhashike-ca.crt）が要ります。",
+				EN: secure.EN + "A source that a user added is seen by that user alone: for the task below use the policy. Terminals need App Installer (LTSC and Server come without it) and this server's certificate (hashike-ca.crt on the settings page).",
 			},
 		},
 		{
