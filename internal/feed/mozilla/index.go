@@ -178,6 +178,9 @@ func (s stream) next(version, build, pin string) *release {
 	if again := slices.IndexFunc(all, func(r release) bool { return compare(r.Version, version) == 0 }); again >= 0 && len(build) == len(buildLayout) && build < all[again].Build {
 		to = &all[again] // the same version, built again
 	}
+	if to != nil && compare(to.Version, version) < 0 {
+		return nil
+	}
 	if to == nil || pin == "" || strings.HasPrefix(to.Version+".", pin) {
 		return to
 	}

@@ -37,6 +37,9 @@ func (f *updates) Verify(ctx context.Context, c feed.Content, trust feed.Trust, 
 	}
 	for _, w := range wants {
 		if _, done := v.lists[w.version]; !done {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if err := v.list(w.version, vital[w.version]); err != nil {
 				return err
 			}

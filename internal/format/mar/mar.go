@@ -14,7 +14,8 @@
 // the members hold (xz streams, patches, a manifest) is not looked at: the
 // signature covers it, and the terminal's updater reads it after checking that.
 //
-// The form of 2005, without size and signatures, is refused.
+// Older forms, without size and signatures (2005) or without additional blocks,
+// are refused.
 package mar
 
 import (
