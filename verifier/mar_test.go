@@ -62,29 +62,30 @@ func TestMARRules(t *testing.T) {
 	other, otherDER := martest.NewKey(t, "other")
 	good := martest.Signed(t, key, "firefox-mozilla-esr", "140.12.0", martest.Member{Name: "x", Body: []byte("y")})
 	info := [][]byte{martest.Info("firefox-mozilla-esr", "140.12.0")}
+	member := martest.Member{Name: "x", Body: []byte("y")}
 	trust := marTrust(der)
 	if ev, err := checkMAR(good, marTrust(otherDER, der), "firefox-mozilla-esr", "140.12.0esr", "140.12.0"); err != nil || ev.Anchor != "mar-1" {
 		t.Fatal(ev, err) // the second key will do
 	}
-	alg := martest.Make([]int{256}, info)
+	alg := martest.Make([]int{256}, info, member)
 	alg[23] = 4
-	twice := martest.Sign(t, martest.Make([]int{256, 256}, info), key, key)
-	noInfo := martest.Sign(t, martest.Make([]int{256}, nil), key)
+	twice := martest.Sign(t, martest.Make([]int{256, 256}, info, member), key, key)
+	noInfo := martest.Sign(t, martest.Make([]int{256}, nil, member), key)
 	hostile := martest.Make([]int{256}, info, martest.Member{Name: "../x"})
 	for what, c := range map[string]struct {
 		b     []byte
 		trust feed.Trust
 	}{
-		"other key":           {martest.Signed(t, other, "firefox-mozilla-esr", "140.12.0"), trust},
+		"other key":           {martest.Signed(t, other, "firefox-mozilla-esr", "140.12.0", member), trust},
 		"no key":              {good, trustAt(testNow)},
 		"other algorithm":     {martest.Sign(t, alg, key), trust},
 		"two signatures":      {twice, trust},
 		"no information":      {noInfo, trust},
 		"signed hostile name": {martest.Sign(t, hostile, key), trust},
-		"signature too short": {martest.Sign(t, martest.Make([]int{255}, info), key), trust},
-		"other product":       {martest.Signed(t, key, "thunderbird-comm-esr", "140.12.0"), trust},
-		"other version":       {martest.Signed(t, key, "firefox-mozilla-esr", "140.11.0"), trust},
-		"all zero":            {martest.Make([]int{256}, info), trust},
+		"signature too short": {martest.Sign(t, martest.Make([]int{255}, info, member), key), trust},
+		"other product":       {martest.Signed(t, key, "thunderbird-comm-esr", "140.12.0", member), trust},
+		"other version":       {martest.Signed(t, key, "firefox-mozilla-esr", "140.11.0", member), trust},
+		"all zero":            {martest.Make([]int{256}, info, member), trust},
 	} {
 		if ev, err := checkMAR(c.b, c.trust, "firefox-mozilla-esr", "140.12.0"); !errors.Is(err, feed.ErrUntrusted) {
 			t.Errorf("%s: %+v, %v", what, ev, err)

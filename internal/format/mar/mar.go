@@ -176,6 +176,9 @@ func (f *File) index(r io.ReaderAt, at int64) error {
 	if s.err != nil {
 		return s.err
 	}
+	if len(b) == 0 { // the vendor's reader looks for the first entry
+		return malformed("no members")
+	}
 	names := map[string]bool{}
 	for len(b) > 0 {
 		end := -1

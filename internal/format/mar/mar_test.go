@@ -86,13 +86,13 @@ func TestHostileLayouts(t *testing.T) {
 		"index behind the end":        u32(4, 0xffffffff),
 		"index at the end":            func(b []byte) []byte { return u32(4, uint32(len(b)))(b) },
 		"size of another file":        u32(12, 1),
-		"nine signatures":             func([]byte) []byte { return martest.Make(make([]int, 9), nil) },
+		"nine signatures":             func([]byte) []byte { return martest.Make(make([]int, 9), nil, martest.Member{Name: "x"}) },
 		"four billion signatures":     u32(16, 0xffffffff),
 		"signature of no bytes":       u32(24, 0),
-		"signature of 2049 bytes":     func([]byte) []byte { return martest.Make([]int{2049}, nil) },
+		"signature of 2049 bytes":     func([]byte) []byte { return martest.Make([]int{2049}, nil, martest.Member{Name: "x"}) },
 		"signature to the end":        u32(24, 0xffffffff),
 		"four billion blocks":         u32(28+256, 0xffffffff),
-		"seventeen blocks":            func([]byte) []byte { return martest.Make(nil, make17()) },
+		"seventeen blocks":            func([]byte) []byte { return martest.Make(nil, make17(), martest.Member{Name: "x"}) },
 		"block shorter than its head": u32(28+256+4, 7),
 		"block to the end":            u32(28+256+4, 0xffffffff),
 		"channel of 64":               blocks(martest.Block(1, []byte(strings.Repeat("c", 64)+"\x001\x00"))),
@@ -108,6 +108,7 @@ func TestHostileLayouts(t *testing.T) {
 		"member's end overflows":      entry(2, 1, 0xffffffff),
 		"two members overlap":         func(b []byte) []byte { f, _ := read(b); return entry(2, 0, uint32(f.Entries[0].Offset))(b) },
 		"entry without an end":        func(b []byte) []byte { b[len(b)-1] = 'x'; return b },
+		"no members":                  func([]byte) []byte { return martest.Make(nil, nil) },
 		"entry without a name":        name(""),
 		"two members of one name": func([]byte) []byte {
 			return martest.Make(nil, nil, martest.Member{Name: "x", Body: []byte("1")}, martest.Member{Name: "x", Body: []byte("2")})
@@ -171,7 +172,7 @@ func TestVendorSamples(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	f.Add(sample())
-	f.Add(martest.Make([]int{1, 2}, [][]byte{martest.Block(9, []byte("x")), martest.Block(3, nil)}))
+	f.Add(martest.Make([]int{1, 2}, [][]byte{martest.Block(9, []byte("x")), martest.Block(3, nil)}, martest.Member{Name: "x"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := read(b)
 		if err != nil {

@@ -12,11 +12,16 @@ import (
 	"crypto/x509/pkix"
 	"encoding/binary"
 	"math/big"
-	"testing"
 	"time"
-
-	"github.com/hashike/hashike/internal/format/mar"
 )
+
+const sha384 = 2 // RSA PKCS#1 v1.5 over SHA-384
+
+// Fataler is a test, or a benchmark that is none.
+type Fataler interface {
+	Helper()
+	Fatal(...any)
+}
 
 // Member is one file in an archive.
 type Member struct {
@@ -43,7 +48,7 @@ func Make(signatures []int, blocks [][]byte, members ...Member) []byte {
 	b := append([]byte("MAR1"), make([]byte, 12)...)
 	b = u32(b, uint32(len(signatures)))
 	for _, n := range signatures {
-		b = append(u32(u32(b, mar.SHA384), uint32(n)), make([]byte, n)...)
+		b = append(u32(u32(b, sha384), uint32(n)), make([]byte, n)...)
 	}
 	b = u32(b, uint32(len(blocks)))
 	for _, x := range blocks {
@@ -63,7 +68,7 @@ func Make(signatures []int, blocks [][]byte, members ...Member) []byte {
 
 // Sign fills the signatures of an archive made by Make, as many as there are
 // keys. What was changed in between is signed as it is.
-func Sign(t testing.TB, b []byte, keys ...*rsa.PrivateKey) []byte {
+func Sign(t Fataler, b []byte, keys ...*rsa.PrivateKey) []byte {
 	t.Helper()
 	b = bytes.Clone(b)
 	h := sha512.New384()
@@ -89,13 +94,13 @@ func Sign(t testing.TB, b []byte, keys ...*rsa.PrivateKey) []byte {
 }
 
 // Signed is a whole archive with one signature.
-func Signed(t testing.TB, key *rsa.PrivateKey, channel, version string, members ...Member) []byte {
+func Signed(t Fataler, key *rsa.PrivateKey, channel, version string, members ...Member) []byte {
 	t.Helper()
 	return Sign(t, Make([]int{key.Size()}, [][]byte{Info(channel, version)}, members...), key)
 }
 
 // NewKey makes a key and a certificate of it.
-func NewKey(t testing.TB, name string) (*rsa.PrivateKey, []byte) {
+func NewKey(t Fataler, name string) (*rsa.PrivateKey, []byte) {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
