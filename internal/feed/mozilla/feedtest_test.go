@@ -8,16 +8,17 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/mozilla/terminal"
 	"github.com/hashike/hashike/internal/format/mar"
 )
 
 func TestConformance(t *testing.T) {
 	now := time.Now()
 	m, forger := newMaker(t, "vendor", now), newMaker(t, "forger", now)
-	h := vendorHistory(now)
+	h := terminal.NewHistory(now)
 	places := []string{"win64 ja"}
-	lured := h.upTo("128.3.0") // by another build, or nobody would look at the files
-	lured.all = append(slices.Clone(lured.all[:4]), published{"128.3.0", lured.all[4].build[:12] + "59", lured.all[4].partials})
+	lured := h.UpTo("128.3.0") // by another build, or nobody would look at the files
+	lured.All = append(slices.Clone(lured.All[:4]), terminal.Published{Version: "128.3.0", Build: lured.All[4].Build[:12] + "59", Partials: lured.All[4].Partials})
 	const newest = "thunderbird/releases/128.3.0esr/"
 	full := newest + "update/win64/ja/thunderbird-128.3.0esr.complete.mar"
 	ask := func(version, build string) string {
@@ -25,10 +26,10 @@ func TestConformance(t *testing.T) {
 	}
 	feedtest.Run(t, feedtest.Case{
 		Kind: Kind(), Trust: m.anchors(), Time: now, Config: conformanceConfig,
-		Older: m.state(h.upTo("128.2.0"), places), Now: m.state(h.upTo("128.3.0"), places), Newer: m.state(h, places),
+		Older: m.state(h.UpTo("128.2.0"), places), Now: m.state(h.UpTo("128.3.0"), places), Newer: m.state(h, places),
 		Forged: forger.state(lured, places),
 		Hostile: func(name string) feedtest.State {
-			return m.state(h.upTo("128.3.0"), places, name)
+			return m.state(h.UpTo("128.3.0"), places, name)
 		},
 		Optional: func(p string) bool { return strings.HasSuffix(p, ".partial.mar") },
 		Huge:     func(p string) bool { return strings.HasSuffix(p, ".partial.mar") || strings.HasSuffix(p, ".exe") },
@@ -60,8 +61,8 @@ func TestConformance(t *testing.T) {
 			},
 		},
 		Requests: []feedtest.Request{
-			{Path: ask("128.3.0", h.all[4].build), Holds: "128.3.0esr-128.4.0esr.partial.mar"},
-			{Path: ask("128.4.0", h.all[5].build), Holds: noUpdate},
+			{Path: ask("128.3.0", h.All[4].Build), Holds: "128.3.0esr-128.4.0esr.partial.mar"},
+			{Path: ask("128.4.0", h.All[5].Build), Holds: noUpdate},
 			{Path: ask("115.10.0", "20230101000000") + "?force=1", Holds: "115.18.0esr.complete.mar"},
 			{Path: ask("128.0.0", "20240101000000") + "?pin=128.", Holds: "128.4.0esr.complete.mar"},
 			{Path: ask("128.0.0", "20240101000000") + "?pin=x", Status: 400},

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/mozilla/terminal"
 )
 
 func TestCompare(t *testing.T) {
@@ -133,11 +134,11 @@ func TestStrangeAnswers(t *testing.T) {
 // when nothing is new.
 func TestKept(t *testing.T) {
 	now := time.Now()
-	m, h := newMaker(t, "vendor", now), vendorHistory(now)
+	m, h := newMaker(t, "vendor", now), terminal.NewHistory(now)
 	b := newBench(t, func(c *Config) { c.Versions, c.Keep = []string{"115.10.0"}, 2 })
 	var prev feed.Content
 	for _, v := range []string{"128.1.0", "128.2.0", "128.3.0", "128.4.0"} {
-		s := m.state(h.upTo(v), []string{"win64 ja"})
+		s := m.state(h.UpTo(v), []string{"win64 ja"})
 		c := b.must(s, prev)
 		if _, _, err := b.verify(c, m.anchors()); err != nil {
 			t.Fatal(err)
@@ -213,7 +214,7 @@ func revocable(t *testing.T, now time.Time) (m *maker, revoke func()) {
 		m.pgp = feed.Anchor{Name: "vendor", Use: "openpgp", Data: pub.Bytes()}
 	}
 	export()
-	m.sign = func(text []byte) []byte {
+	m.Sign = func(text []byte) []byte {
 		var b bytes.Buffer
 		if err := openpgp.ArmoredDetachSign(&b, e, bytes.NewReader(text), at(48*time.Hour)); err != nil {
 			t.Fatal(err)
@@ -234,7 +235,7 @@ func TestRevokedList(t *testing.T) {
 	now := time.Now()
 	m, revoke := revocable(t, now)
 	b := newBench(t, func(c *Config) { c.Installers = []string{"exe"} })
-	c := b.must(m.state(vendorHistory(now), []string{"win64 ja"}), nil)
+	c := b.must(m.state(terminal.NewHistory(now), []string{"win64 ja"}), nil)
 	if v, _, err := b.verify(c, m.anchors()); err != nil || len(v.Withheld) > 0 {
 		t.Fatal(v, err)
 	}
@@ -265,7 +266,7 @@ func TestRevokedList(t *testing.T) {
 	sums := c.files["thunderbird/releases/128.4.0esr/SHA256SUMS.asc"]
 	sums.Digest = c.files["thunderbird/releases/115.18.0esr/SHA256SUMS.asc"].Digest
 	m2 := newMaker(t, "vendor", now)
-	good := b.must(m2.state(vendorHistory(now), []string{"win64 ja"}), nil)
+	good := b.must(m2.state(terminal.NewHistory(now), []string{"win64 ja"}), nil)
 	sums = good.files["thunderbird/releases/128.4.0esr/SHA256SUMS.asc"]
 	sums.Digest = good.files["thunderbird/releases/115.18.0esr/SHA256SUMS.asc"].Digest
 	good.files[sums.Path] = sums
@@ -277,7 +278,7 @@ func TestRevokedList(t *testing.T) {
 // TestFetchFaults: what the vendor's parts say of each other.
 func TestFetchFaults(t *testing.T) {
 	now := time.Now()
-	m, h := newMaker(t, "vendor", now), vendorHistory(now)
+	m, h := newMaker(t, "vendor", now), terminal.NewHistory(now)
 	const root = "pub/thunderbird/releases/128.4.0esr/"
 	for what, x := range map[string]struct {
 		change func(*feedtest.State, *Config)
@@ -285,7 +286,7 @@ func TestFetchFaults(t *testing.T) {
 	}{
 		"service and list name different files": {func(s *feedtest.State, _ *Config) {
 			files := maps.Clone(s.Files)
-			s.Handler = h.service(files)
+			s.Handler = h.Service(files)
 			p := root + "update/win64/ja/thunderbird-128.4.0esr.complete.mar"
 			files[p] = bytes.Repeat([]byte("x"), len(files[p]))
 		}, feed.ErrTransient},
@@ -338,21 +339,21 @@ func TestConfig(t *testing.T) {
 // TestRings: terminals of different rings are led to different versions by the same question.
 func TestRings(t *testing.T) {
 	now := time.Now()
-	m, h := newMaker(t, "vendor", now), vendorHistory(now)
+	m, h := newMaker(t, "vendor", now), terminal.NewHistory(now)
 	b := newBench(t, nil)
-	all := b.must(m.state(h.upTo("128.3.0"), []string{"win64 ja"}), nil)
+	all := b.must(m.state(h.UpTo("128.3.0"), []string{"win64 ja"}), nil)
 	test := b.must(m.state(h, []string{"win64 ja"}), all)
 	srv, base := b.serve(map[string]feed.View{"test": {Content: test, Older: []feed.Content{all}}, "all": {Content: all}},
 		func(r *http.Request) string { return r.Header.Get("Ring") }, &ledger{})
 	for ring, want := range map[string]string{"test": "128.4.0", "all": "128.3.0", "pilot": ""} {
-		x := &terminal{policies: policiesOf(t, b.feed, base), version: "128.1.0", build: "20240101000000", target: "WINNT_x86_64-msvc-x64", locale: "ja", cert: m.anchor.Data, channels: []string{marChannelESR}}
-		x.do = func(r *http.Request) (*http.Response, error) {
+		x := &terminal.Terminal{Policies: policiesOf(t, b.feed, base), Version: "128.1.0", Build: "20240101000000", Target: "WINNT_x86_64-msvc-x64", Locale: "ja", Cert: m.anchor.Data, Channels: []string{terminal.Channel}}
+		x.Do = func(r *http.Request) (*http.Response, error) {
 			r.Header.Set("Ring", ring)
 			return srv.Client().Do(r)
 		}
-		_, err := x.check()
-		if want == "" && err == nil || want != "" && (err != nil || x.version != want) {
-			t.Errorf("ring %s: version %s, %v", ring, x.version, err)
+		_, err := x.Check()
+		if want == "" && err == nil || want != "" && (err != nil || x.Version != want) {
+			t.Errorf("ring %s: version %s, %v", ring, x.Version, err)
 		}
 	}
 }

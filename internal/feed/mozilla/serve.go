@@ -120,7 +120,7 @@ func (v *server) update(w http.ResponseWriter, r *http.Request, at ring) {
 	s, carried := at.stream(q)
 	body := []byte(noUpdate)
 	if carried {
-		body = at.answer(s, q.version, q.build, pin, v.Base)
+		body = at.answer(s, q.version, q.build, pin, v.reached(r))
 		v.note(r, at, s, q)
 	}
 	h := w.Header()
@@ -131,6 +131,21 @@ func (v *server) update(w http.ResponseWriter, r *http.Request, at ring) {
 	if r.Method == http.MethodGet {
 		_, _ = w.Write(body) // an error is the terminal's
 	}
+}
+
+var hostForm = regexp.MustCompile(`^[A-Za-z0-9.:\[\]-]{1,255}$`)
+
+// reached is this feed as the terminal reaches it: files are where the question went.
+func (v *server) reached(r *http.Request) *url.URL {
+	if r.Host == v.Base.Host || !hostForm.MatchString(r.Host) {
+		return v.Base
+	}
+	u := *v.Base
+	u.Scheme, u.Host = "http", r.Host
+	if r.TLS != nil {
+		u.Scheme = "https"
+	}
+	return &u
 }
 
 // stream finds the stream of a terminal.

@@ -48,9 +48,11 @@ func (f *updates) Settings(_ feed.Content, base *url.URL) ([]feed.Setting, error
 		},
 	}, {
 		Title: feed.Text{JA: p.name + "の端末: グループポリシー", EN: "Terminals with " + p.name + ": group policy"},
-		Body: "Computer Configuration / Administrative Templates / Mozilla / " + p.name + " / AppUpdateURL (" + f.cfg.Product + ".admx): Enabled\n" + at + "\n\n" +
-			"Without the ADMX: Computer Configuration / Preferences / Windows Settings / Registry\n" +
-			"Hive HKEY_LOCAL_MACHINE, Key " + key + "\nName AppUpdateURL, Type REG_SZ\nValue " + at + "\n",
+		Body: "コンピューターの構成 > 管理用テンプレート > Mozilla > " + p.name + " > AppUpdateURL (" + f.cfg.Product + ".admx)\n" +
+			"Computer Configuration > Administrative Templates > Mozilla > " + p.name + " > AppUpdateURL: Enabled\n" + at + "\n\n" +
+			"コンピューターの構成 > 基本設定 > Windows の設定 > レジストリ (ADMXなし / without the ADMX)\n" +
+			"Computer Configuration > Preferences > Windows Settings > Registry\n" +
+			"HKEY_LOCAL_MACHINE, " + key + "\nAppUpdateURL, REG_SZ\n" + at + "\n",
 		Note: feed.Text{
 			JA: "テンプレート（ADMX）は提供元のpolicy-templatesにあります。テンプレートがなくても「基本設定」のレジストリで配れます。値の%の名前は端末が置き換えるので、そのまま入れます（%%にしない、環境変数として展開させない）。",
 			EN: "The ADMX is in the vendor's policy-templates; registry preferences do without it. Names between percent signs are replaced by the program itself: enter them as they are.",

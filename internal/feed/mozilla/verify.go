@@ -106,6 +106,7 @@ type verification struct {
 type list struct {
 	digest feed.Digest
 	sums   map[string]feed.Digest
+	key    string // that signed it
 	why    string // of nil sums
 }
 
@@ -180,7 +181,7 @@ func (v *verification) list(version string, vital bool) error {
 	if err != nil {
 		return refuse(p, fmt.Errorf("%w: %w", err, feed.ErrUntrusted))
 	}
-	l := list{sums: sums}
+	l := list{sums: sums, key: ev.KeyID}
 	for _, at := range []string{p, v.x.sumsSign(version)} {
 		a, _ := v.c.Lookup(at)
 		if at == p {
@@ -241,11 +242,15 @@ func (v *verification) mar(w want, a feed.Artifact, l list) error {
 	method := "mar " + id.Channel + " " + w.version
 	if l.sums == nil {
 		method += " alone"
+	} else {
+		method += " listed by " + l.key
 	}
 	return v.out.Once(a, method, func(r io.ReaderAt, size int64) (feed.Evidence, error) {
 		ev, err := verifier.MAR(r, size, id, v.trust)
 		if err == nil && l.sums == nil {
 			ev.Strength, ev.Note = feed.Listed, "the signature in the file holds; the release's list proves nothing: "+l.why
+		} else if err == nil {
+			ev.Note = "and named by the release's list SHA256SUMS, which is signed by key " + l.key
 		}
 		return ev, err
 	})
