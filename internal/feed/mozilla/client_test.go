@@ -95,7 +95,9 @@ func TestTerminals(t *testing.T) {
 			t.Errorf("other %s: %v, %v", what, x.Took, err)
 		}
 	}
-	if r := l.terminals["127.0.0.1"]; r == nil || r.Model == "" || len(r.Updates) != 1 || r.Updates["128.4.0esr"].State == "" {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.terminals["127.0.0.1"]; len(l.saw) == 0 || r == nil || r.Model == "" || len(r.Updates) != 1 || r.Updates["128.4.0esr"].State == "" {
 		t.Errorf("the ledger's record: %+v", r)
 	}
 }
@@ -109,11 +111,11 @@ func TestTerminalRefuses(t *testing.T) {
 	c := b.must(m.state(h, []string{"win64 ja"}), nil)
 	srv, base := b.serve(map[string]feed.View{"all": {Content: c}}, everyone, &ledger{})
 	full := c.files["thunderbird/releases/128.4.0esr/update/win64/ja/thunderbird-128.4.0esr.complete.mar"]
-	genuine := c.blobs[full.Digest]
+	genuine := c.blobs.get(full.Digest)
 	p, _ := h.Find("128.1.0")
 	try := func(body []byte, change func(*terminal.Terminal)) int {
-		c.blobs[full.Digest] = body
-		defer func() { c.blobs[full.Digest] = genuine }()
+		c.blobs.set(full.Digest, body)
+		defer c.blobs.set(full.Digest, genuine)
 		x := &terminal.Terminal{Do: srv.Client().Do, Policies: policiesOf(t, b.feed, base), Version: p.Version, Build: p.Build,
 			Target: "WINNT_x86_64-msvc-x64", Locale: "ja", Cert: m.anchor.Data, Channels: []string{terminal.Channel}}
 		change(x)

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -27,9 +28,28 @@ type bench struct {
 	t     *testing.T
 	feed  feed.Feed
 	state feedtest.State
+	mu    sync.Mutex // of asked
 	asked []string
-	blobs map[feed.Digest][]byte
+	blobs *blobs
 	next  map[string]feed.Artifact
+}
+
+// blobs are contents by digest.
+type blobs struct {
+	mu sync.Mutex
+	m  map[feed.Digest][]byte
+}
+
+func (b *blobs) get(d feed.Digest) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.m[d]
+}
+
+func (b *blobs) set(d feed.Digest, body []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.m[d] = body
 }
 
 func newBench(t *testing.T, change func(*Config)) *bench {
@@ -44,7 +64,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bench{t: t, feed: f, blobs: map[feed.Digest][]byte{}}
+	return &bench{t: t, feed: f, blobs: &blobs{m: map[feed.Digest][]byte{}}}
 }
 
 func (b *bench) get(u string) ([]byte, error) {
@@ -52,7 +72,9 @@ func (b *bench) get(u string) ([]byte, error) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.mu.Lock()
 	b.asked = append(b.asked, p.Path)
+	b.mu.Unlock()
 	body, ok := b.state.Files[strings.TrimPrefix(p.Path, "/")]
 	if !ok && strings.HasPrefix(p.Path, "/aus/") {
 		w := httptest.NewRecorder()
@@ -89,12 +111,12 @@ func (b *bench) Put(_ context.Context, _ string, r io.Reader) (feed.Blob, error)
 }
 
 func (b *bench) keep(body []byte) blob {
-	b.blobs[feed.DigestOf(body)] = body
+	b.blobs.set(feed.DigestOf(body), body)
 	return blob(body)
 }
 
 func (b *bench) Add(a feed.Artifact) error {
-	a.Size = int64(len(b.blobs[a.Digest]))
+	a.Size = int64(len(b.blobs.get(a.Digest)))
 	a.Time = a.Time.UTC()
 	b.next[a.Path] = a
 	return nil
@@ -110,7 +132,7 @@ func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(
 type memory struct {
 	head  feed.Header
 	files map[string]feed.Artifact
-	blobs map[feed.Digest][]byte
+	blobs *blobs
 }
 
 func (m *memory) Header() feed.Header { return m.head }
@@ -134,7 +156,7 @@ func (m *memory) Open(p string) (fs.File, error) {
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
-	return fstest.MapFS{p: {Data: m.blobs[a.Digest]}}.Open(p)
+	return fstest.MapFS{p: {Data: m.blobs.get(a.Digest)}}.Open(p)
 }
 
 // fetch brings the vendor's state.
@@ -179,12 +201,20 @@ func (b *bench) verify(c feed.Content, anchors []feed.Anchor, orders ...feed.Ord
 
 // ledger keeps what it is told.
 type ledger struct {
+	mu        sync.Mutex
 	saw       []feed.Sighting
 	terminals map[string]*feed.Terminal
 }
 
-func (l *ledger) Saw(s feed.Sighting) { l.saw = append(l.saw, s) }
+func (l *ledger) Saw(s feed.Sighting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.saw = append(l.saw, s)
+}
+
 func (l *ledger) Change(name, id string, f func(*feed.Terminal)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.terminals == nil {
 		l.terminals = map[string]*feed.Terminal{}
 	}
@@ -198,15 +228,15 @@ func (l *ledger) Change(name, id string, f func(*feed.Terminal)) {
 func (b *bench) serve(views map[string]feed.View, ring func(*http.Request) string, l *ledger) (*httptest.Server, *url.URL) {
 	b.t.Helper()
 	srv := httptest.NewUnstartedServer(nil)
-	srv.Start()
-	b.t.Cleanup(srv.Close)
-	base, _ := url.Parse(srv.URL + "/moz/")
+	base, _ := url.Parse("http://" + srv.Listener.Addr().String() + "/moz/")
 	h, err := b.feed.Handler(feed.Serving{Feed: "m", Ring: ring, Ledger: l, Base: base,
 		View: func(r string) (feed.View, bool) { v, ok := views[r]; return v, ok }})
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	srv.Config.Handler = http.StripPrefix("/moz", h)
+	srv.Start()
+	b.t.Cleanup(srv.Close)
 	return srv, base
 }
 
