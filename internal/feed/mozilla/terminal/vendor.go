@@ -24,6 +24,8 @@ type Vendor struct {
 	Key  *rsa.PrivateKey          // of MAR files
 	Sign func(text []byte) []byte // of lists: armored OpenPGP
 
+	Program []byte // every installer; nil makes small ones
+
 	signed map[string][]byte // by text: made once, as the vendor's
 }
 
@@ -85,7 +87,7 @@ func (v *Vendor) release(h History, p Published, places []string, extra ...strin
 			from, _ := h.Find(old)
 			below[at+"/thunderbird-"+old+"esr-"+p.Version+"esr.partial.mar"] = v.partial(from, p, place)
 		}
-		below[path.Join(platform, locale)+"/Thunderbird Setup "+p.Version+"esr.exe"] = []byte("MZ installer " + place + p.Version)
+		below[path.Join(platform, locale)+"/Thunderbird Setup "+p.Version+"esr.exe"] = v.installer("MZ installer " + place + p.Version)
 	}
 	var sums strings.Builder
 	for _, n := range slices.Sorted(maps.Keys(below)) {
@@ -105,6 +107,13 @@ func (v *Vendor) release(h History, p Published, places []string, extra ...strin
 		out[root+"/"+n] = b
 	}
 	return out
+}
+
+func (v *Vendor) installer(text string) []byte {
+	if v.Program != nil {
+		return v.Program
+	}
+	return []byte(text)
 }
 
 // State is the vendor's two servers: service below aus/, files below pub/.
