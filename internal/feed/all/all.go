@@ -8,6 +8,7 @@ import (
 	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/defender"
+	"github.com/hashike/hashike/internal/feed/mozilla"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
 	"github.com/hashike/hashike/internal/feed/tree"
@@ -24,6 +25,7 @@ func Kinds() []feed.Kind {
 		office.Kind(),
 		msix.Kind(),
 		defender.Kind(),
+		mozilla.Kind(),
 		tree.Kind(),
 		winget.Kind(),
 		wsus.Kind(),
