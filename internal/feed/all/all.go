@@ -8,6 +8,7 @@ import (
 	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/defender"
+	"github.com/hashike/hashike/internal/feed/kaspersky"
 	"github.com/hashike/hashike/internal/feed/mozilla"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
@@ -25,6 +26,7 @@ func Kinds() []feed.Kind {
 		office.Kind(),
 		msix.Kind(),
 		defender.Kind(),
+		kaspersky.Kind(),
 		mozilla.Kind(),
 		tree.Kind(),
 		winget.Kind(),
