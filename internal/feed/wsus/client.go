@@ -123,7 +123,7 @@ func (s *server) getCookie(c *call) error {
 	k.use, k.protocol, k.expires = cookieSession, protocol, s.conf.now().Add(cookieLife)
 	// What the terminal has seen, an old cookie tells, also an expired one.
 	if was, err := s.seal.open(old.sealed); err == nil && was.use == cookieSession && was.client == k.client && was.epoch == k.epoch {
-		k.serial, k.mark = was.serial, was.mark
+		k.serial, k.mark, k.drivers = was.serial, was.mark, was.drivers
 	}
 	if v, ok := s.rings[s.ringOf(c.http, k.group)]; ok {
 		k.epoch = v.Epoch
@@ -244,7 +244,7 @@ func (s *server) refreshCache(c *call) error {
 		c.end(1)
 		c.flag("IsLeaf", sc.leaf(i))
 		if d, ok := sc.deploy[i]; ok {
-			putDeployment(&c.answer, v, i, d)
+			putDeployment(&c.answer, v, i, d, nil)
 		}
 		c.end(1)
 	}

@@ -158,7 +158,7 @@ func (d *describer) categories(r *revision) (class int32, products []int32) {
 func (c *catalog) deployable() []int {
 	var out []int
 	for _, i := range c.latest {
-		if r := &c.Revisions[i]; r.Type == 'S' && r.Explicit {
+		if r := &c.Revisions[i]; (r.Type == 'S' || r.Type == 'D') && r.Explicit {
 			out = append(out, i)
 		}
 	}

@@ -21,7 +21,7 @@ import (
 // with where the fragments lie. The index is read whole, the fragments are not.
 
 const (
-	indexName     = "index-3"
+	indexName     = "index-4"
 	fragmentsName = "fragments-3"
 	maxIndex      = 1 << 30
 )
@@ -53,6 +53,7 @@ type revision struct {
 	Created    string // as the document has it; empty from a drop's scan
 	Category   string // of a category: Product, UpdateClassification, …
 	Supersedes []int32
+	Drivers    []driver
 }
 
 type bundled struct{ Update, Number int32 }
@@ -179,6 +180,9 @@ func (x *indexer) scan(c feed.Content, a feed.Artifact) error {
 		r, ok := fresh[n]
 		if !ok || p == eula {
 			return nil
+		}
+		if p == core && r.Type == 'D' {
+			r.Drivers = parseDrivers(body)
 		}
 		return x.keep(r, p, lang, body)
 	})

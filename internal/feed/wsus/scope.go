@@ -40,6 +40,7 @@ type catalog struct {
 	told     map[string]feed.Decision // "source\x00update\x00group"
 	groups   map[string]bool          // that decisions name
 	turns    []time.Time              // when rules' waits end, in order
+	drivers  map[string][]driverOfRevision
 }
 
 func newCatalog(x *index, v feed.View) *catalog {
@@ -69,6 +70,7 @@ func newCatalog(x *index, v feed.View) *catalog {
 		whole[i] = !r.Lacking && !slices.ContainsFunc(r.Files, func(f int32) bool { return !files[f] })
 	}
 	c.complete = c.completed(whole)
+	c.drivers = c.byHardware()
 	for _, d := range v.Decisions {
 		c.tell(d)
 	}
@@ -150,7 +152,7 @@ func (c *catalog) scope(ring, group string, now time.Time) *scope {
 	s := &scope{catalog: c, deploy: map[int]deployment{}}
 	for _, i := range c.latest {
 		r := &c.Revisions[i]
-		if r.Type != 'S' || !r.Explicit || !c.complete[i] {
+		if r.Type != 'S' && r.Type != 'D' || !r.Explicit || !c.complete[i] {
 			continue
 		}
 		if d, ok := c.decide(c.Updates[r.Update], ring, group, now); ok {
@@ -220,25 +222,33 @@ func (s *scope) sort() {
 
 func (s *scope) leaf(i int) bool { return !s.NonLeaf[s.Revisions[i].Update] }
 
-// needed lists the members whose prerequisites the installed updates meet.
+// needed lists the members that are not drivers and whose prerequisites the
+// installed updates meet.
 func (s *scope) needed(installed []int32) []int {
+	met := s.meets(installed)
+	var out []int
+	for _, i := range s.members {
+		if s.Revisions[i].Type != 'D' && met(i) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// meets returns whether the installed updates meet a revision's prerequisites.
+func (s *scope) meets(installed []int32) func(i int) bool {
 	have := map[int32]bool{}
 	for _, id := range installed {
 		if i, ok := s.byID[id]; ok {
 			have[s.Revisions[i].Update] = true
 		}
 	}
-	var out []int
-	for _, i := range s.members {
-		met := true
+	return func(i int) bool {
 		for _, clause := range s.Revisions[i].Prereqs {
-			if met = slices.ContainsFunc(clause, func(g int32) bool { return have[g] }); !met {
-				break
+			if !slices.ContainsFunc(clause, func(g int32) bool { return have[g] }) {
+				return false
 			}
 		}
-		if met {
-			out = append(out, i)
-		}
+		return true
 	}
-	return out
 }

@@ -43,6 +43,9 @@ func invalid(parameter string) error { return &fault{"InvalidParameters", parame
 type request struct {
 	op   string
 	walk func(func(path, text string) error) error
+	// walkEnds is walk that also calls for the end of each element with
+	// children, as "path/" without text.
+	walkEnds func(func(path, text string) error) error
 }
 
 var errSOAP = errors.New("not a SOAP request")
@@ -75,7 +78,8 @@ func decodeUpTo(r io.Reader, namespace string, most int) (*request, error) {
 					return nil, err
 				}
 			case i == len(want) && t.Name.Space == namespace:
-				return &request{t.Name.Local, func(f func(string, string) error) error { return leaves(d, most, f) }}, nil
+				return &request{t.Name.Local, func(f func(string, string) error) error { return leaves(d, most, false, f) },
+					func(f func(string, string) error) error { return leaves(d, most, true, f) }}, nil
 			default:
 				return nil, fmt.Errorf("%w: element %.100q", errSOAP, t.Name.Local)
 			}
@@ -88,11 +92,12 @@ func decodeUpTo(r io.Reader, namespace string, most int) (*request, error) {
 }
 
 func skip(d *xml.Decoder) error {
-	return leaves(d, maxElements, func(string, string) error { return nil })
+	return leaves(d, maxElements, false, func(string, string) error { return nil })
 }
 
-// leaves calls f for every element without children, until the current element ends.
-func leaves(d *xml.Decoder, most int, f func(path, text string) error) error {
+// leaves calls f for every element without children, until the current element
+// ends; with ends, also where an element with children ends.
+func leaves(d *xml.Decoder, most int, ends bool, f func(path, text string) error) error {
 	var path []string
 	var text []byte
 	leaf, length := false, 0
@@ -114,10 +119,15 @@ func leaves(d *xml.Decoder, most int, f func(path, text string) error) error {
 			if len(path) == 0 {
 				return nil
 			}
-			if leaf {
-				if err := f(strings.Join(path, "/"), string(text)); err != nil {
-					return err
-				}
+			var err error
+			switch {
+			case leaf:
+				err = f(strings.Join(path, "/"), string(text))
+			case ends:
+				err = f(strings.Join(path, "/")+"/", "")
+			}
+			if err != nil {
+				return err
 			}
 			length -= len(path[len(path)-1])
 			path, text, leaf = path[:len(path)-1], text[:0], false

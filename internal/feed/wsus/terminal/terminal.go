@@ -29,7 +29,9 @@ type Terminal struct {
 	Group   string
 	Watch   func(request, answer []byte) // sees every SOAP message; may be nil
 
-	Rounds   []int // NewUpdates of each SyncUpdates
+	Rounds   []int            // NewUpdates of each SyncUpdates
+	Matched  map[int][]string // hardware ids by which the drivers of the last pass were chosen
+	drivers  []int            // revision ids of drivers it knows
 	cookie   string
 	updates  map[int]*Update // by revision id
 	nonLeaf  []int
@@ -157,6 +159,8 @@ type syncResult struct {
 		Action string `xml:"Deployment>Action"`
 		IsLeaf bool
 		XML    string `xml:"Xml"`
+		// Hardware are the ids by which a driver was chosen.
+		Hardware []string `xml:"Deployment>HardwareIds>string"`
 	} `xml:"SyncUpdatesResult>NewUpdates>UpdateInfo"`
 	Gone    []int `xml:"SyncUpdatesResult>OutOfScopeRevisionIDs>int"`
 	Changed []struct {
