@@ -92,9 +92,9 @@ func (s *server) downstream(c *call, f cookieFields) (cookie, *ringView, error) 
 	}
 	v, ok := s.rings[s.Ring(c.http)]
 	if !ok {
-		return k, nil, &fault{"ServerBusy", "nothing published yet"}
+		return k, nil, &fault{codeBusy, "nothing published yet"}
 	}
-	return k, v, nil
+	return k, v, c.enter(s.servers)
 }
 
 // asked reads a call of a downstream server, checks its cookie and finds what

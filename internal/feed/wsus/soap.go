@@ -229,6 +229,9 @@ func sendFault(w http.ResponseWriter, op, namespace string, f *fault) {
 	a.put("Method", `"`+namespace+"/"+op+`"`)
 	a.WriteString("</detail></s:Fault></s:Body></s:Envelope>")
 	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+	if f.code == codeBusy {
+		w.Header().Set("Retry-After", retryAfter)
+	}
 	w.WriteHeader(http.StatusInternalServerError)
 	_, _ = w.Write(a.Bytes())
 }
