@@ -277,6 +277,9 @@ func Decidables(data state.Dir, store *cas.Store, s feed.Setup, ring string) (De
 	if !ok || g.Number == 0 || g.Stopped {
 		return out, feed.NewFault(fmt.Errorf("%s: nothing to decide about: %w", s.Name, feed.ErrHeld), "H-609", "feed", s.Name)
 	}
+	if err := deriveFor(context.Background(), data, store, s, g); err != nil {
+		return out, err
+	}
 	v, err := view(data, &snapshots{store: store, open: map[string]map[uint64]*cas.Snapshot{}}, g)
 	if err != nil {
 		return out, err

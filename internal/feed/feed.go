@@ -243,6 +243,9 @@ type Prober interface {
 // Deriver builds, at publish and on the write path, files that Handler opens
 // instead of computing them at start (the wsus index).
 type Deriver interface {
+	// Derives names the files that Derive writes; names change with their
+	// format. A folder without one of them is of another program and is built anew.
+	Derives() []string
 	Derive(ctx context.Context, c Content, prev fs.FS, out func(name string, r io.Reader) error) error
 }
 

@@ -22,7 +22,7 @@ import (
 
 const (
 	indexName     = "index-4"
-	fragmentsName = "fragments-3"
+	fragmentsName = "fragments-4"
 	maxIndex      = 1 << 30
 )
 
@@ -95,6 +95,9 @@ type indexer struct {
 	out     io.Writer
 	at      int64
 }
+
+// Derives implements feed.Deriver.
+func (f *updates) Derives() []string { return []string{fragmentsName, indexName} }
 
 // Derive implements feed.Deriver.
 //
