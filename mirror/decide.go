@@ -54,6 +54,20 @@ func (d *desk) manual(name string, now time.Time) []feed.Decision {
 	return out
 }
 
+// rules are the outside's rules of approval for a feed: the newest order's.
+func (d *desk) rules(name string, now time.Time) feed.OutsideRules {
+	var best feed.Order
+	for _, o := range d.orders {
+		if o.Kind == feed.OrderRules && o.Feed == name && o.InForce(now) && o.Number > best.Number {
+			best = o
+		}
+	}
+	if best.Number == 0 {
+		return feed.OutsideRules{}
+	}
+	return feed.OutsideRules{Body: best.Rules, By: "order " + strconv.FormatUint(best.Number, 10)}
+}
+
 // byPersons are the words among a generation's decisions that rules did not make.
 func byPersons(list []feed.Decision, persons bool) []feed.Decision {
 	var out []feed.Decision
@@ -84,6 +98,10 @@ func (p *Publisher) decideStep(d *desk, s *step, now time.Time) error {
 		return err
 	}
 	defer closeView(v)
+	v.Rules = d.rules(s.setup.Name, now)
+	if err := k.CheckRules(v.Rules.Body); err != nil {
+		return feed.NewFault(err, "H-202", "file", v.Rules.By, "detail", err.Error())
+	}
 	last := d.published[s.ring][s.setup.Name]
 	more, err := k.Decide(v, s.ring, byPersons(last.Decisions, false), last.Serial > 0 && g.Serial > last.Serial, now.UTC())
 	if err != nil {
@@ -91,7 +109,7 @@ func (p *Publisher) decideStep(d *desk, s *step, now time.Time) error {
 	}
 	s.decided = append(slices.Clone(s.manual), more...)
 	feed.SortDecisions(s.decided)
-	s.policy = k.Policy()
+	s.policy = k.Policy(v.Rules.Body)
 	return nil
 }
 
@@ -117,11 +135,11 @@ func (p *Publisher) redecide(ctx context.Context, s feed.Setup, now time.Time) (
 	if err != nil {
 		return nil, err
 	}
-	manual := d.manual(s.Name, now)
+	manual, policy := d.manual(s.Name, now), k.Policy(d.rules(s.Name, now).Body)
 	var steps []step
 	for _, ring := range feed.Rings() {
 		g := d.published[ring][s.Name]
-		if g.Number == 0 || g.Stopped || g.Policy == k.Policy() && slices.Equal(byPersons(g.Decisions, true), manual) {
+		if g.Number == 0 || g.Stopped || g.Policy == policy && slices.Equal(byPersons(g.Decisions, true), manual) {
 			continue
 		}
 		steps = append(steps, step{ring: ring, setup: s, snap: g.accepted(), reason: g.Reason, by: "rule"})

@@ -169,6 +169,7 @@ type View struct {
 	Older     []Content         // earlier publications still reachable, newest first
 	Withheld  map[string]string // artifact path → reason: answered as absent
 	Decisions []Decision        // approvals per group, for kinds whose protocol has them
+	Rules     OutsideRules      // for Decide alone
 	Derived   fs.FS             // what Deriver built for this snapshot; nil without one
 	Number    uint64            // generation
 	Published time.Time

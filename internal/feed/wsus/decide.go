@@ -1,6 +1,7 @@
 package wsus
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -21,12 +22,12 @@ import (
 
 // Rule approves, declines or only detects updates.
 type Rule struct {
-	Classification string                   `toml:"classification" doc:"分類（名前またはID）。空はすべて / classification, by title or id"`
-	Product        string                   `toml:"product" doc:"製品（名前またはID）。空はすべて / product, by title or id"`
-	Group          string                   `toml:"group" doc:"端末のグループまたは配信段階。空はすべて / target group or ring"`
-	Action         string                   `toml:"action" doc:"install、optional、detect、decline"`
-	Waits          map[string]feed.Duration `toml:"waits" doc:"配信段階ごとの待機時間（この配信段階に初めて届いてから） / wait per ring, after the ring first had the update"`
-	Deadline       feed.Duration            `toml:"deadline" doc:"期限（待機時間の後。例 7d）。過ぎると端末が自動で入れる / deadline after the wait"`
+	Classification string                   `toml:"classification" json:"classification,omitempty" doc:"分類（名前またはID）。空はすべて / classification, by title or id"`
+	Product        string                   `toml:"product" json:"product,omitempty" doc:"製品（名前またはID）。空はすべて / product, by title or id"`
+	Group          string                   `toml:"group" json:"group,omitempty" doc:"端末のグループまたは配信段階。空はすべて / target group or ring"`
+	Action         string                   `toml:"action" json:"action" doc:"install、optional、detect、decline"`
+	Waits          map[string]feed.Duration `toml:"waits" json:"waits,omitempty" doc:"配信段階ごとの待機時間（この配信段階に初めて届いてから） / wait per ring, after the ring first had the update"`
+	Deadline       feed.Duration            `toml:"deadline" json:"deadline,omitzero" doc:"期限（待機時間の後。例 7d）。過ぎると端末が自動で入れる / deadline after the wait"`
 }
 
 const maxRules = 200
@@ -73,14 +74,51 @@ func (f *updates) Actions() []string {
 	return []string{"install", "optional", "detect", "decline", "uninstall"}
 }
 
-// Policy implements feed.Decider.
-func (f *updates) Policy() string {
-	b, err := json.Marshal([]any{f.conf.Rules, f.conf.Others})
-	if err != nil {
-		return "" // strings and numbers can be marshalled
+// ruleSet is what travels of the rules: the body of a rules order.
+type ruleSet struct {
+	Rules  []Rule `json:"rules,omitempty"`
+	Others string `json:"others,omitempty"`
+}
+
+// Rules implements feed.Decider.
+func (f *updates) Rules() json.RawMessage {
+	if len(f.conf.Rules) == 0 && f.conf.Others == "" {
+		return nil
 	}
-	h := sha256.Sum256(b)
-	return hex.EncodeToString(h[:8])
+	b, err := json.Marshal(ruleSet{f.conf.Rules, f.conf.Others})
+	if err != nil {
+		return nil // strings and numbers can be marshalled
+	}
+	return b
+}
+
+// CheckRules implements feed.Decider.
+func (f *updates) CheckRules(b json.RawMessage) error {
+	_, err := parseRules(b)
+	return err
+}
+
+// parseRules reads an outside's rules; none are none.
+func parseRules(b json.RawMessage) (ruleSet, error) {
+	var r ruleSet
+	if len(b) == 0 {
+		return r, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return r, fmt.Errorf("rules of the outside: %w: %w", err, feed.ErrConfig)
+	}
+	return r, (&Config{Rules: r.Rules, Others: r.Others}).checkRules()
+}
+
+// Policy implements feed.Decider.
+func (f *updates) Policy(outside json.RawMessage) string {
+	h := sha256.New()
+	h.Write(f.Rules())
+	h.Write([]byte{0})
+	h.Write(outside)
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // describer reads names from derived files.
@@ -292,6 +330,10 @@ func (d *describer) called(n int32, i int, name string) bool {
 
 // Decide implements feed.Decider.
 func (f *updates) Decide(v feed.View, ring string, prev []feed.Decision, newer bool, now time.Time) ([]feed.Decision, error) {
+	outside, err := parseRules(v.Rules.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", v.Rules.By, err)
+	}
 	d, err := describe(v)
 	if err != nil {
 		return nil, err
@@ -301,40 +343,58 @@ func (f *updates) Decide(v feed.View, ring string, prev []feed.Decision, newer b
 	for _, p := range prev {
 		had[p.Source+"\x00"+p.Key()] = p
 	}
-	out := f.rules(d, ring, had, now)
+	out := f.rules(d, outside, v.Rules.By, ring, had, now)
 	for _, x := range out {
 		d.tell(x)
 	}
 	return append(out, f.cleanUp(d, ring, had, newer, now)...), nil
 }
 
-// rules applies the first rule that fits, for each group that rules name.
-func (f *updates) rules(d *describer, ring string, had map[string]feed.Decision, now time.Time) []feed.Decision {
+// rules applies the configured rules and, where none of them speaks for
+// everybody, the outside's.
+func (f *updates) rules(d *describer, outside ruleSet, by, ring string, had map[string]feed.Decision, now time.Time) []feed.Decision {
 	var out []feed.Decision
-	if f.conf.Others != "" && f.conf.Others != "install" {
+	switch {
+	case f.conf.Others != "":
 		out = append(out, feed.Decision{Subject: "*", Action: f.conf.Others, Source: feed.ByRule, Since: now, By: "others"})
+	case outside.Others != "":
+		out = append(out, feed.Decision{Subject: "*", Action: outside.Others, Source: feed.ByOutsideRule, Since: now, By: by + " others"})
 	}
 	for _, i := range d.deployable() {
-		r := &d.Revisions[i]
-		done := map[string]bool{}
-		for n, rule := range f.conf.Rules {
-			group := strings.ToLower(rule.Group)
-			if done[group] || !d.fits(rule, r) {
-				continue
-			}
-			done[group] = true
-			x := feed.Decision{Subject: d.Updates[r.Update].String(), Group: rule.Group, Action: rule.Action, Source: feed.ByRule, Since: now, By: fmt.Sprintf("rules[%d]", n)}
-			if was, ok := had[x.Source+"\x00"+x.Key()]; ok {
-				x.Since = was.Since
-			}
-			if wait := time.Duration(rule.Waits[ring]); wait > 0 {
-				x.From = x.Since.Add(wait)
-			}
-			if rule.Deadline > 0 {
-				x.Deadline = x.Since.Add(time.Duration(rule.Waits[ring]) + time.Duration(rule.Deadline)).Truncate(time.Second)
-			}
-			out = append(out, x)
+		own := d.apply(f.conf.Rules, feed.Decision{Source: feed.ByRule}, i, ring, had, now)
+		out = append(out, own...)
+		if !slices.ContainsFunc(own, func(x feed.Decision) bool { return x.Group == "" }) {
+			out = append(out, d.apply(outside.Rules, feed.Decision{Source: feed.ByOutsideRule, By: by + " "}, i, ring, had, now)...)
 		}
+	}
+	return out
+}
+
+// apply finds the first rule that fits an update, for each group that rules
+// name. like has what the decisions have in common.
+func (d *describer) apply(rules []Rule, like feed.Decision, i int, ring string, had map[string]feed.Decision, now time.Time) []feed.Decision {
+	var out []feed.Decision
+	r := &d.Revisions[i]
+	done := map[string]bool{}
+	for n, rule := range rules {
+		group := strings.ToLower(rule.Group)
+		if done[group] || !d.fits(rule, r) {
+			continue
+		}
+		done[group] = true
+		x := like
+		x.Subject, x.Group, x.Action, x.Since, x.By = d.Updates[r.Update].String(), rule.Group, rule.Action, now, fmt.Sprintf("%srules[%d]", like.By, n)
+		if was, ok := had[x.Source+"\x00"+x.Key()]; ok {
+			x.Since = was.Since
+		}
+		wait := time.Duration(rule.Waits[ring])
+		if wait > 0 {
+			x.From = x.Since.Add(wait)
+		}
+		if rule.Deadline > 0 {
+			x.Deadline = x.Since.Add(wait + time.Duration(rule.Deadline)).Truncate(time.Second)
+		}
+		out = append(out, x)
 	}
 	return out
 }

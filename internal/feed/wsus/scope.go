@@ -117,11 +117,11 @@ type scope struct {
 }
 
 // decide finds the word on an update: a person's before a rule's, and of each
-// the group's, the ring's, everybody's; else what the rules say of all others,
-// else install. false: the terminals are not to have it.
+// the group's, the ring's, everybody's, and the inside's rules before the
+// outside's; else what those say of all others, else install. false: the terminals are not to have it.
 func (c *catalog) decide(update guid, ring, group string, now time.Time) (deployment, bool) {
 	for _, subject := range []string{update.String(), "*"} {
-		for _, source := range []string{feed.ByInside, feed.ByOutside, feed.BySuperseded, feed.ByRule} {
+		for _, source := range []string{feed.ByInside, feed.ByOutside, feed.BySuperseded, feed.ByRule, feed.ByOutsideRule} {
 			for _, g := range []string{strings.ToLower(group), ring, ""} {
 				d, ok := c.told[source+"\x00"+subject+"\x00"+g]
 				if !ok || source == feed.BySuperseded && (d.Next || !c.offers(d.By)) {
