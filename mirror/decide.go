@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/cas"
+	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
 )
@@ -304,6 +305,54 @@ func Decidables(data state.Dir, store *cas.Store, s feed.Setup, ring string) (De
 	}
 	defer closeView(v)
 	out.Serial, out.Decisions = g.Serial, g.Decisions
+	out.Updates, err = k.Updates(v)
+	return out, err
+}
+
+// Preview lists what can be decided about in the newest snapshot of an outside,
+// which publishes nothing: what its kind derives is built aside and removed
+// again. H-609 as Decidables.
+func Preview(ctx context.Context, db *state.DB, store *cas.Store, s feed.Setup, now time.Time) (Decidable, error) {
+	out := Decidable{Feed: s.Name}
+	k, ok := s.Feed.(feed.Decider)
+	d := &desk{}
+	err := db.View(func(tx state.Tx) (err error) {
+		f, err := tx.Feed(s.Name)
+		if err == nil {
+			out.Serial = f.Serial
+			d.orders, err = tx.Orders()
+		}
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	if !ok || out.Serial == 0 {
+		return out, feed.NewFault(fmt.Errorf("%s: nothing to decide about: %w", s.Name, feed.ErrHeld), "H-609", "feed", s.Name)
+	}
+	snap, err := store.Snapshot(s.Name, out.Serial)
+	if err != nil {
+		return out, err
+	}
+	v := feed.View{Content: snap}
+	if b, ok := s.Feed.(feed.Deriver); ok {
+		dir, err := os.MkdirTemp(string(db.Dir()), durable.TempPrefix)
+		if err != nil {
+			return out, err
+		}
+		defer os.RemoveAll(dir)
+		aside := state.Dir(dir)
+		if err := derive(ctx, aside, store, b, s.Name, out.Serial); err != nil {
+			return out, err
+		}
+		root, err := os.OpenRoot(aside.Derived(s.Name, out.Serial))
+		if err != nil {
+			return out, err
+		}
+		defer root.Close()
+		v.Derived = root.FS()
+	}
+	out.Decisions = d.manual(s.Name, now)
 	out.Updates, err = k.Updates(v)
 	return out, err
 }

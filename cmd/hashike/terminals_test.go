@@ -184,7 +184,7 @@ func TestDecisions(t *testing.T) {
 		t.Fatalf("%q", got)
 	}
 	stop()
-	w.inside("decide", "windows", "decline", "kb2999226", "--group", "Madoguchi", "--reason", "業務ソフトの確認中")
+	w.inside("decide", "windows", "decline", "windows 用更新プログラム (kb2999226)", "--group", "Madoguchi", "--reason", "業務ソフトの確認中")
 	seen := func(group, want string) {
 		t.Helper()
 		stop := w.start()
@@ -197,7 +197,17 @@ func TestDecisions(t *testing.T) {
 	seen("Kikaku", both)
 
 	// An order from outside declines it for all; inside says otherwise for one group.
-	w.outside("decide", "windows", "decline", update81, "--reason", "提供元の不具合", "--approver", "課長")
+	if list := w.outside("decide", "windows"); !strings.Contains(list, update81) || !strings.Contains(list, "KB2999226") {
+		t.Errorf("the outside lists\n%s", list)
+	}
+	w.fails(exitConfig, "H-205", "--data", w.path(outside), "decide", "windows", "decline", "KB1", "--reason", "x")
+	if out := w.outside("decide", "windows", "decline", "kb2999226", "--reason", "提供元の不具合", "--approver", "課長"); strings.Count(out, "decide") != 2 {
+		t.Errorf("of both updates of that number:\n%s", out)
+	}
+	ents, err := filepath.Glob(w.path(outside, ".tmp-*"))
+	if len(ents) > 0 || err != nil {
+		t.Errorf("left over: %v %v", ents, err)
+	}
 	w.outside("pack", "--to", w.path("media2"), "--clock-checked", "genuine old updates")
 	w.inside("import", w.path("media2"))
 	seen("Kikaku", "")

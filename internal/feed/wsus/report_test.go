@@ -198,6 +198,11 @@ func TestRules(t *testing.T) {
 	prev = nil
 	decide()
 	offered("Madoguchi", nil) // no rule fits: others = decline
+	for _, bad := range []string{`{"rules":[{"action":"explode"}]}`, `{"ruels":[]}`, `[]`, `{"others":"uninstall everything"}`} {
+		if f.CheckRules([]byte(bad)) == nil {
+			t.Errorf("rules of an outside %s accepted", bad)
+		}
+	}
 	for _, bad := range []Config{{Others: "x"}, {Rules: []Rule{{Action: ""}}}, {Rules: []Rule{{Action: "decline", Waits: map[string]feed.Duration{"x": 1}}}}} {
 		if bad.checkRules() == nil {
 			t.Errorf("%+v accepted", bad)
