@@ -56,6 +56,7 @@ func benchmarks() []benchmark {
 		{"size", "pack and import of 200 GiB (-n GiB) from a sparse source: memory and speed", bundleSize},
 		{"cuts", "1,000 power cuts during imports (root, loop devices, btrfs)", cuts},
 		{"fetch", "fetch of an archive against debmirror", fetch},
+		{"load", "10,000 Windows terminals over a compressed day and a herd of 3,000, over 20,000 revisions", terminalLoad},
 		{"wsus", "100,000 revisions of Windows updates: opening and memory", updates},
 	}
 }
@@ -63,6 +64,10 @@ func benchmarks() []benchmark {
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == "fileserver" { // the peer of "serve", as a process of its own
 		fail(fileServer(os.Args[2], os.Args[3]))
+		return
+	}
+	if len(os.Args) > 2 && os.Args[1] == "echo" { // the peer of "load"
+		fail(echoServer(os.Args[2]))
 		return
 	}
 	l := &lab{out: os.Stdout}
