@@ -255,8 +255,8 @@ func (c *catalog) byHardware() map[string][]driverOfRevision {
 }
 
 // best finds the drivers to offer: revision → the hardware ids by which they
-// were chosen. met says whether a revision's prerequisites are met.
-func (s *scope) best(y *system, met func(int) bool) map[int][]string {
+// were chosen. have are the updates that the terminal has.
+func (s *scope) best(y *system, have map[int32]bool) map[int][]string {
 	out := map[int][]string{}
 	for i := range y.devices {
 		d := &y.devices[i]
@@ -268,7 +268,7 @@ func (s *scope) best(y *system, met func(int) bool) map[int][]string {
 					continue
 				}
 				f, ok := y.fits(x.driver, at)
-				if !ok || chosen.driver != nil && f.compare(how) >= 0 || !met(x.number) {
+				if !ok || chosen.driver != nil && f.compare(how) >= 0 || !meets(s.Revisions[x.number].Prereqs, have) {
 					continue
 				}
 				chosen, how = x, f
@@ -294,15 +294,9 @@ func (s *scope) samePrinter(number int, d *device) bool {
 	})
 }
 
-// hasDrivers reports whether a driver is deployed at all: else terminals need
-// not ask for any.
-func (s *scope) hasDrivers() bool {
-	return slices.ContainsFunc(s.members, func(i int) bool { return len(s.Revisions[i].Drivers) > 0 && s.deploy[i].action != actEvaluate })
-}
-
 // putDrivers answers the drivers' pass.
 func (s *server) putDrivers(c *call, v *ringView, sc *scope, q *syncRequest, k *cookie) error {
-	best := sc.best(&q.system, sc.meets(q.installed.list))
+	best := sc.best(&q.system, sc.installed(q.installed.list))
 	cached := map[int32]bool{}
 	for _, id := range q.drivers.list {
 		cached[id] = true
@@ -346,7 +340,7 @@ func (s *server) putDrivers(c *call, v *ringView, sc *scope, q *syncRequest, k *
 		k.drivers = sc.mark
 	}
 	s.putCookie(&c.answer, "NewCookie", *k)
-	c.flag("DriverSyncNotNeeded", !sc.hasDrivers())
+	c.flag("DriverSyncNotNeeded", !sc.driven)
 	return nil
 }
 

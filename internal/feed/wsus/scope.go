@@ -111,9 +111,12 @@ func rank(action string) int {
 // scope is all that one group of terminals may ever see.
 type scope struct {
 	*catalog
-	members []int // numbers: non-leaf first, then by ID
+	members []int       // numbers: non-leaf first, then by ID
+	asks    []int       // by place in members: number of its prerequisites in needs
+	needs   [][][]int32 // the different prerequisites; thousands of updates share one
 	deploy  map[int]deployment
 	mark    uint64 // changes when a deployment does
+	driven  bool   // a driver is deployed: else terminals need not ask for any
 }
 
 // decide finds the word on an update: a person's before a rule's, and of each
@@ -211,6 +214,7 @@ func (s *scope) sort() {
 		}
 		return cmp.Compare(x.ID, y.ID)
 	})
+	s.share()
 	h := fnv.New64a()
 	for _, i := range s.members {
 		if d := s.deploy[i]; d.action != actEvaluate {
@@ -220,35 +224,67 @@ func (s *scope) sort() {
 	s.mark = h.Sum64()
 }
 
+// share finds which members have the same prerequisites, so that a scan judges
+// each of those once and not each update.
+func (s *scope) share() {
+	s.asks, s.needs = nil, nil
+	known := map[string]int{}
+	var key []byte
+	for _, i := range s.members {
+		key = key[:0]
+		for _, clause := range s.Revisions[i].Prereqs {
+			for _, g := range clause {
+				key = binary.LittleEndian.AppendUint32(key, uint32(g))
+			}
+			key = append(key, 0xFF, 0xFF, 0xFF, 0xFF) // no update has this number
+		}
+		n, ok := known[string(key)]
+		if !ok {
+			n = len(s.needs)
+			known[string(key)] = n
+			s.needs = append(s.needs, s.Revisions[i].Prereqs)
+		}
+		s.asks = append(s.asks, n)
+		s.driven = s.driven || len(s.Revisions[i].Drivers) > 0 && s.deploy[i].action != actEvaluate
+	}
+}
+
 func (s *scope) leaf(i int) bool { return !s.NonLeaf[s.Revisions[i].Update] }
 
 // needed lists the members that are not drivers and whose prerequisites the
 // installed updates meet.
 func (s *scope) needed(installed []int32) []int {
-	met := s.meets(installed)
+	have := s.installed(installed)
+	met := make([]bool, len(s.needs))
+	for n, prereqs := range s.needs {
+		met[n] = meets(prereqs, have)
+	}
 	var out []int
-	for _, i := range s.members {
-		if s.Revisions[i].Type != 'D' && met(i) {
+	for at, i := range s.members {
+		if met[s.asks[at]] && s.Revisions[i].Type != 'D' {
 			out = append(out, i)
 		}
 	}
 	return out
 }
 
-// meets returns whether the installed updates meet a revision's prerequisites.
-func (s *scope) meets(installed []int32) func(i int) bool {
-	have := map[int32]bool{}
-	for _, id := range installed {
-		if i, ok := s.byID[id]; ok {
-			have[s.Revisions[i].Update] = true
+// installed are the updates of revisions.
+func (c *catalog) installed(ids []int32) map[int32]bool {
+	have := make(map[int32]bool, len(ids))
+	for _, id := range ids {
+		if i, ok := c.byID[id]; ok {
+			have[c.Revisions[i].Update] = true
 		}
 	}
-	return func(i int) bool {
-		for _, clause := range s.Revisions[i].Prereqs {
-			if !slices.ContainsFunc(clause, func(g int32) bool { return have[g] }) {
-				return false
-			}
+	return have
+}
+
+// meets reports whether the updates a terminal has meet prerequisites.
+func meets(prereqs [][]int32, have map[int32]bool) bool {
+	for _, clause := range prereqs {
+		if !slices.ContainsFunc(clause, func(g int32) bool { return have[g] }) {
+			return false
 		}
-		return true
 	}
+	return true
 }

@@ -101,6 +101,21 @@ func leaves(d *xml.Decoder, most int, ends bool, f func(path, text string) error
 	var path []string
 	var text []byte
 	leaf, length := false, 0
+	var joined []byte
+	last := "" // the path before: long lists have one path
+	name := func() string {
+		joined = joined[:0]
+		for i, e := range path {
+			if i > 0 {
+				joined = append(joined, '/')
+			}
+			joined = append(joined, e...)
+		}
+		if string(joined) != last {
+			last = string(joined)
+		}
+		return last
+	}
 	for n := 0; ; {
 		t, err := d.Token()
 		if err != nil {
@@ -122,9 +137,9 @@ func leaves(d *xml.Decoder, most int, ends bool, f func(path, text string) error
 			var err error
 			switch {
 			case leaf:
-				err = f(strings.Join(path, "/"), string(text))
+				err = f(name(), string(text))
 			case ends:
-				err = f(strings.Join(path, "/")+"/", "")
+				err = f(name()+"/", "")
 			}
 			if err != nil {
 				return err
@@ -188,8 +203,19 @@ func (a *answer) put(tag, text string) {
 	a.WriteString("</" + tag + ">")
 }
 
-func (a *answer) flag(tag string, v bool) { a.put(tag, strconv.FormatBool(v)) }
-func (a *answer) int(tag string, v int32) { a.put(tag, strconv.Itoa(int(v))) }
+func (a *answer) flag(tag string, v bool) { a.plain(tag, strconv.AppendBool(make([]byte, 0, 8), v)) }
+func (a *answer) int(tag string, v int32) { a.plain(tag, strconv.AppendInt(make([]byte, 0, 16), int64(v), 10)) }
+
+// plain writes one element whose text needs no escaping.
+func (a *answer) plain(tag string, text []byte) {
+	a.WriteByte('<')
+	a.WriteString(tag)
+	a.WriteByte('>')
+	a.Write(text)
+	a.WriteString("</")
+	a.WriteString(tag)
+	a.WriteByte('>')
+}
 
 func (a *answer) ints(tag string, list []int32) {
 	if len(list) == 0 {

@@ -156,7 +156,7 @@ func (s *server) putScope(c *call, v *ringView, sc *scope, q *syncRequest, k *co
 	}
 	s.putCookie(&c.answer, "NewCookie", *k)
 	c.ints("DeployedOutOfScopeRevisionIds", filtered)
-	c.flag("DriverSyncNotNeeded", len(q.categories) > 0 || !sc.hasDrivers())
+	c.flag("DriverSyncNotNeeded", len(q.categories) > 0 || !sc.driven)
 	return nil
 }
 
