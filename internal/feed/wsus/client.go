@@ -128,12 +128,14 @@ func (s *server) getCookie(c *call) error {
 	if v, ok := s.rings[s.ringOf(c.http, k.group)]; ok {
 		k.epoch = v.Epoch
 	}
-	s.Ledger.Saw(s.sighting(k, "asked"))
-	now := s.conf.now().UTC()
-	s.Ledger.Change(s.Feed, k.client, func(t *feed.Terminal) {
-		t.Group, t.Contact = k.group, now
-		t.Called(k.name, now) // always the name of SimpleAuth: other messages may write it otherwise
-	})
+	if k.client != probeClient {
+		s.Ledger.Saw(s.sighting(k, "asked"))
+		now := s.conf.now().UTC()
+		s.Ledger.Change(s.Feed, k.client, func(t *feed.Terminal) {
+			t.Group, t.Contact = k.group, now
+			t.Called(k.name, now) // always the name of SimpleAuth: other messages may write it otherwise
+		})
+	}
 	c.begin("GetCookieResult")
 	s.cookieBody(&c.answer, k)
 	c.end(1)

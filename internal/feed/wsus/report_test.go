@@ -277,7 +277,7 @@ func TestSettings(t *testing.T) {
 		}
 	}
 	for _, want := range []string{`"WUServer"="` + base + `"`, `"WUStatusServer"="` + base + `"`, `"TargetGroup"="Madoguchi"`, `"TargetGroup"=hex(1):93,7a,e3,53,00,00`,
-		"イントラネットの Microsoft 更新サービスの場所を指定する", "Set-WsusServerSynchronization -UssServerName '127.0.0.1' -PortNumber "} {
+		"イントラネットの Microsoft 更新サービスの場所を指定する", "Specify intranet Microsoft update service location", "（どれか1つ）", "(one of them)", "Set-WsusServerSynchronization -UssServerName '127.0.0.1' -PortNumber "} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
 		}

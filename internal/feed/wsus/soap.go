@@ -204,7 +204,9 @@ func (a *answer) put(tag, text string) {
 }
 
 func (a *answer) flag(tag string, v bool) { a.plain(tag, strconv.AppendBool(make([]byte, 0, 8), v)) }
-func (a *answer) int(tag string, v int32) { a.plain(tag, strconv.AppendInt(make([]byte, 0, 16), int64(v), 10)) }
+func (a *answer) int(tag string, v int32) {
+	a.plain(tag, strconv.AppendInt(make([]byte, 0, 16), int64(v), 10))
+}
 
 // plain writes one element whose text needs no escaping.
 func (a *answer) plain(tag string, text []byte) {
