@@ -121,6 +121,10 @@ func TestClonedTerminals(t *testing.T) {
 	if k := s.known(); k.Twin.IsZero() || len(k.Aliases) != 3 {
 		t.Fatalf("not flagged: %+v", k)
 	}
+	a.Group = "Zeimu" // a policy that was changed: the group it was in is nowhere kept
+	if err := a.Begin(); err != nil || s.known().Group != "Zeimu" {
+		t.Fatalf("moved to another group: %+v, %v", s.known(), err)
+	}
 }
 
 // Rules: the first that fits, for each group; waits and deadlines by ring.
