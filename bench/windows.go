@@ -68,9 +68,17 @@ func newWindows(samples string, most int) (*windows, error) {
 		software[id], detectoids[id] = strings.Contains(p.core, `UpdateType="Software"`), strings.Contains(p.core, `UpdateType="Detectoid"`)
 		w.add(p)
 	}
+	base := map[string]bool{} // what software builds on
+	for _, p := range real {
+		if ids := identities.FindAllStringSubmatch(p.core, -1); software[strings.ToLower(ids[0][1])] {
+			for _, m := range ids[1:] {
+				base[strings.ToLower(m[1])] = true
+			}
+		}
+	}
 	for k := 1; k <= products; k++ {
 		for _, p := range real {
-			if m := identities.FindStringSubmatch(p.core); detectoids[strings.ToLower(m[1])] && needed(real, software, m[1]) {
+			if m := identities.FindStringSubmatch(p.core); detectoids[strings.ToLower(m[1])] && base[strings.ToLower(m[1])] {
 				p.core = "<UpdateIdentity UpdateID=\"" + other(m[1], k) + "\" RevisionNumber=\"" + m[2] + "\" /><Properties UpdateType=\"Detectoid\" />" +
 					"<ApplicabilityRules><IsInstalled><b.RegKeyExists Key=\"HKEY_LOCAL_MACHINE\" Subkey=\"none\" /></IsInstalled></ApplicabilityRules>"
 				w.add(p)
@@ -115,13 +123,6 @@ func other(id string, k int) string {
 	tail, _ := hex.DecodeString(id[28:])
 	binary.BigEndian.PutUint32(tail, binary.BigEndian.Uint32(tail)+uint32(k))
 	return id[:28] + hex.EncodeToString(tail)
-}
-
-// needed reports whether software builds on an update.
-func needed(real []parts, software map[string]bool, id string) bool {
-	return slices.ContainsFunc(real, func(p parts) bool {
-		return software[strings.ToLower(identities.FindStringSubmatch(p.core)[1])] && strings.Contains(strings.ToLower(p.core), strings.ToLower(id))
-	})
 }
 
 func (w *windows) add(p parts) {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -224,10 +225,15 @@ func TestDriversAreApproved(t *testing.T) {
 	c := snapshotOf(t, driverDocument(g, nil, x), plain(numbered(2), 1, "Software", ""))
 	s := newSite(t, newKind(t, nil))
 	s.publish(c, feed.View{}, "all")
+	rec := &recorder{h: s.h}
+	s.h = rec
 	m := terminal.Machine{Devices: []terminal.Device{{HardwareIDs: []string{`PCI\A`}}}}
 	a, got := s.drivers(t, m)
 	if !slices.Equal(got, []int{1}) || a.Known() != 1 || !slices.Equal(a.Matched[1], []string{`pci\a`}) {
 		t.Fatalf("drivers %v by %v, %d in the software pass", got, a.Matched, a.Known())
+	}
+	if os.Getenv("HASHIKE_SAMPLES") != "" {
+		rec.validate(t, 6)
 	}
 	s.publish(c, feed.View{Decisions: []feed.Decision{{Subject: g.String(), Action: "decline"}}}, "all")
 	if got, err := a.Drivers(); err != nil || len(got) != 0 {
