@@ -25,7 +25,7 @@ import (
 // terminal's scan must look at: the 765 real ones of KB2999226, then copies of
 // the software updates among them under other ids. The first copies apply to
 // the simulated terminals as the real ones do; the rest are for other products:
-// they build on copies of the detectoids, whose rules find nothing.
+// what they build on is copied as detectoids whose rules find nothing.
 type windows struct {
 	url    string
 	http   *http.Server
@@ -40,8 +40,8 @@ type revision struct{ update, number string }
 func (r revision) String() string { return r.update + " " + r.number }
 
 const (
-	alike    = 100 // copies that apply to the terminals
-	products = 64  // others
+	alike    = 60 // copies that apply to the terminals
+	products = 64 // others
 )
 
 // parts are the fragments of one revision.
@@ -62,23 +62,24 @@ func newWindows(samples string, most int) (*windows, error) {
 		return nil, err
 	}
 	w.files["payload"] = payload
-	software, detectoids := map[string]bool{}, map[string]bool{}
+	software, classes := map[string]bool{}, map[string]bool{}
 	for _, p := range real {
 		id := strings.ToLower(identities.FindStringSubmatch(p.core)[1])
-		software[id], detectoids[id] = strings.Contains(p.core, `UpdateType="Software"`), strings.Contains(p.core, `UpdateType="Detectoid"`)
+		software[id], classes[id] = strings.Contains(p.core, `UpdateType="Software"`), strings.Contains(p.extended, `CategoryType="UpdateClassification"`)
 		w.add(p)
 	}
 	base := map[string]bool{} // what software builds on
 	for _, p := range real {
 		if ids := identities.FindAllStringSubmatch(p.core, -1); software[strings.ToLower(ids[0][1])] {
 			for _, m := range ids[1:] {
-				base[strings.ToLower(m[1])] = true
+				id := strings.ToLower(m[1])
+				base[id] = !software[id] && !classes[id]
 			}
 		}
 	}
 	for k := 1; k <= products; k++ {
 		for _, p := range real {
-			if m := identities.FindStringSubmatch(p.core); detectoids[strings.ToLower(m[1])] && base[strings.ToLower(m[1])] {
+			if m := identities.FindStringSubmatch(p.core); base[strings.ToLower(m[1])] {
 				p.core = "<UpdateIdentity UpdateID=\"" + other(m[1], k) + "\" RevisionNumber=\"" + m[2] + "\" /><Properties UpdateType=\"Detectoid\" />" +
 					"<ApplicabilityRules><IsInstalled><b.RegKeyExists Key=\"HKEY_LOCAL_MACHINE\" Subkey=\"none\" /></IsInstalled></ApplicabilityRules>"
 				w.add(p)
@@ -88,17 +89,21 @@ func newWindows(samples string, most int) (*windows, error) {
 	for k := 1; len(w.docs) < most; k++ {
 		for _, p := range real {
 			if m := identities.FindStringSubmatch(p.core); software[strings.ToLower(m[1])] && len(w.docs) < most {
+				foreign := k <= alike
 				p.core = identities.ReplaceAllStringFunc(p.core, func(s string) string {
 					id := identities.FindStringSubmatch(s)[1]
 					switch {
 					case software[strings.ToLower(id)]:
 						return strings.Replace(s, id, other(id, products+k), 1)
-					case detectoids[strings.ToLower(id)] && k > alike:
+					case base[strings.ToLower(id)] && k > alike:
+						foreign = true
 						return strings.Replace(s, id, other(id, 1+k%products), 1)
 					}
 					return s
 				})
-				w.add(p)
+				if foreign { // else nothing keeps it from the terminals
+					w.add(p)
+				}
 			}
 		}
 	}
