@@ -104,7 +104,7 @@ func newAbsorber(ctx context.Context, b *Bundle, store *cas.Store) *absorber {
 // each calls fn for every container of the volumes at hand.
 func (a *absorber) each(fn func(m *medium, c *Container) error) error {
 	b := a.b
-	f, err := b.media[0].table(nameBlobs, b.set.Blobs)
+	f, err := b.table(nameBlobs, b.set.Blobs)
 	if err != nil {
 		return err
 	}

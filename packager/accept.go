@@ -245,7 +245,7 @@ func (b *Bundle) writeTrust(name string) error {
 }
 
 func (b *Bundle) copyFeeds(to string) error {
-	f, err := b.media[0].table(nameFeeds, b.set.Feeds)
+	f, err := b.table(nameFeeds, b.set.Feeds)
 	if err != nil {
 		return err
 	}

@@ -181,7 +181,7 @@ func TestMixAndMatch(t *testing.T) {
 	d1, _ := w.pack(w.snapshot("alpha", sample("1")))
 	d2, _ := w.pack(w.snapshot("alpha", sample("2")))
 	for _, pair := range [][2]string{{d1, d2}, {d2, d1}} {
-		for _, name := range []string{"set.json", "tuf/timestamp.json", "index.json", "tables/feeds.jsonl.zst", "tables/blobs.jsonl.zst", "tables/volumes.jsonl"} {
+		for _, name := range []string{"set.json", "tuf/timestamp.json", "tables/feeds.jsonl.zst", "tables/blobs.jsonl.zst", "tables/volumes.jsonl"} {
 			bad := copyTree(t, pair[0])
 			ok(t, copyFile(filepath.Join(bad, name), filepath.Join(pair[1], name)))
 			if b, err := w.open(bad); err == nil {

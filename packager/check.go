@@ -27,11 +27,13 @@ type structure struct {
 	line   VolumeLine
 	files  map[string]bool // every name that is the bundle's, containers apart
 	layers []Object        // of all manifests, in order
+	worn   bool            // index or a manifest is damaged: layers and files are not all
 }
 
 // checkStructure compares each volume's layout, index, manifests and configs
-// with what was signed, and lists foreign files. Damage here refuses the
-// volume before anything is stored; damage of the payload does not.
+// with what was signed, and lists foreign files. An importer goes by the blob
+// map, so damage here is named and harmless; read-back, which must find it, is
+// strict.
 func (b *Bundle) checkStructure(ctx context.Context) error {
 	for _, m := range b.media {
 		if err := ctx.Err(); err != nil {
@@ -41,6 +43,7 @@ func (b *Bundle) checkStructure(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		b.volumeOf[m] = s.line.Volume
 		if b.present[s.line.Volume] == nil { // the same volume twice is harmless
 			b.present[s.line.Volume] = m
 		}
@@ -51,20 +54,87 @@ func (b *Bundle) checkStructure(ctx context.Context) error {
 	return nil
 }
 
-// readStructure finds which volume m is, by its index, and reads it.
+// spoilt notes a damaged file of m that nothing depends on; a strict reader
+// refuses it.
+func (b *Bundle) spoilt(m *medium, name string, err error) error {
+	if b.strict || errors.Is(err, errTooLong) {
+		return err
+	}
+	if !slices.ContainsFunc(b.worn, func(w worn) bool { return w.m == m && w.name == name }) {
+		b.worn = append(b.worn, worn{m, name, err})
+	}
+	return nil
+}
+
+// worn is a damaged file beside the payload, made good by another copy or by
+// what else is signed.
+type worn struct {
+	m    *medium
+	name string
+	err  error
+}
+
+// identify finds which volume m is: by its index, which a bundle must have, or
+// if that is damaged by its README or by a container of the blob map.
+func (b *Bundle) identify(m *medium) (line VolumeLine, index []byte, err error) {
+	index, err = m.read(nameIndex, maxIndex)
+	if errors.Is(err, fs.ErrNotExist) {
+		return line, nil, err
+	}
+	if err == nil {
+		if i := slices.IndexFunc(b.volumes, func(l VolumeLine) bool { return l.Index == objectOf(index) }); i >= 0 {
+			return b.volumes[i], index, nil
+		}
+		err = unreadable(nameIndex, errors.New("not the index of any volume of this bundle"))
+	}
+	if err := b.spoilt(m, nameIndex, err); err != nil {
+		return line, nil, err
+	}
+	if raw, rerr := m.read(nameReadme, maxReadme); rerr == nil {
+		if i := slices.IndexFunc(b.volumes, func(l VolumeLine) bool { return l.Readme == objectOf(raw) }); i >= 0 {
+			return b.volumes[i], nil, nil
+		}
+	}
+	v, ferr := b.volumeByContainer(m)
+	if ferr != nil || v == 0 {
+		return line, nil, errors.Join(err, ferr)
+	}
+	return b.volumes[v-1], nil, nil
+}
+
+// volumeByContainer is the volume of the first container that m has; 0 is none.
+func (b *Bundle) volumeByContainer(m *medium) (int, error) {
+	f, err := b.table(nameBlobs, b.set.Blobs)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for c, err := range containers(f, b.mapLines(), len(b.volumes)) {
+		if err != nil {
+			return 0, unreadable(nameBlobs, err)
+		}
+		if at, n, err := m.open(blobName(c.Digest)); err == nil {
+			at.Close()
+			if n == c.Size {
+				return c.Volume, nil
+			}
+		}
+	}
+	return 0, nil
+}
+
+// readStructure finds which volume m is and reads what surrounds its payload.
 func (b *Bundle) readStructure(m *medium) (*structure, error) {
-	raw, err := m.read(nameIndex, maxIndex)
+	line, raw, err := b.identify(m)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(b.volumes, func(l VolumeLine) bool { return l.Index == objectOf(raw) })
-	if i < 0 {
-		return nil, unreadable(nameIndex, errors.New("not the index of any volume of this bundle"))
-	}
-	s := &structure{line: b.volumes[i], files: map[string]bool{}}
+	s := &structure{line: line, files: map[string]bool{}, worn: raw == nil}
 	for name, o := range map[string]Object{nameLayout: s.line.Layout, nameReadme: s.line.Readme} {
 		if _, err := m.readObject(name, o, maxManifest); err != nil {
-			return nil, err
+			if err := b.spoilt(m, name, err); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, n := range []string{nameSet, nameOrders, nameIndex, nameLayout, nameReadme, nameFeeds, nameBlobs, nameVolumes, nameBlocks,
@@ -72,17 +142,17 @@ func (b *Bundle) readStructure(m *medium) (*structure, error) {
 		s.files[n] = true
 	}
 	for v := int64(1); v <= int64(len(b.judged.roots)); v++ {
-		if _, err := m.read(rootName(v), maxMetadata); err != nil && v <= b.set.Root {
-			return nil, err
-		}
 		s.files[rootName(v)] = true
+	}
+	if s.worn {
+		return s, nil
 	}
 	var index v1.IndexManifest
 	if err := json.Unmarshal(raw, &index); err != nil {
 		return nil, unreadable(nameIndex, err)
 	}
 	for _, d := range index.Manifests {
-		if err := s.readManifest(m, d); err != nil {
+		if err := b.readManifest(m, d, s); err != nil {
 			return nil, err
 		}
 	}
@@ -94,14 +164,16 @@ func object(d v1.Descriptor) Object {
 }
 
 // readManifest reads one manifest and its config, both by digest.
-func (s *structure) readManifest(m *medium, d v1.Descriptor) error {
+func (b *Bundle) readManifest(m *medium, d v1.Descriptor, s *structure) error {
 	o := object(d)
 	if _, err := feed.ParseDigest(string(o.Digest)); err != nil {
 		return unreadable(nameIndex, err)
 	}
+	s.files[blobName(o.Digest)] = true
 	raw, err := m.readObject(blobName(o.Digest), o, maxManifest)
 	if err != nil {
-		return err
+		s.worn = true
+		return b.spoilt(m, blobName(o.Digest), err)
 	}
 	var man v1.Manifest
 	if err := json.Unmarshal(raw, &man); err != nil {
@@ -111,10 +183,12 @@ func (s *structure) readManifest(m *medium, d v1.Descriptor) error {
 	if _, err := feed.ParseDigest(string(c.Digest)); err != nil || len(man.Layers) > maxLayers {
 		return unreadable(blobName(o.Digest), errors.New("not a manifest of ours"))
 	}
+	s.files[blobName(c.Digest)] = true
 	if _, err := m.readObject(blobName(c.Digest), c, maxManifest); err != nil {
-		return err
+		if err := b.spoilt(m, blobName(c.Digest), err); err != nil {
+			return err
+		}
 	}
-	s.files[blobName(o.Digest)], s.files[blobName(c.Digest)] = true, true
 	for _, l := range man.Layers {
 		s.layers = append(s.layers, object(l))
 	}
@@ -124,7 +198,7 @@ func (s *structure) readManifest(m *medium, d v1.Descriptor) error {
 // checkContainers holds the manifests' layers against the blob map, line by
 // line, notes what is missing or has another size, and names foreign files.
 func (b *Bundle) checkContainers(m *medium, s *structure) error {
-	f, err := m.table(nameBlobs, b.set.Blobs)
+	f, err := b.table(nameBlobs, b.set.Blobs)
 	if err != nil {
 		return err
 	}
@@ -138,28 +212,32 @@ func (b *Bundle) checkContainers(m *medium, s *structure) error {
 		if c.Volume != s.line.Volume {
 			continue
 		}
-		if n >= int64(len(s.layers)) || s.layers[n] != (Object{c.Digest, c.Size}) {
+		if !s.worn && (n >= int64(len(s.layers)) || s.layers[n] != (Object{c.Digest, c.Size})) {
 			return unreadable(nameIndex, fmt.Errorf("layer %d is not the blob map's", n+1))
 		}
 		n, size = n+1, size+c.Size
 		mine[sumOf(c.Digest)] = true
 	}
-	if n != int64(len(s.layers)) || n != s.line.Containers || size != s.line.Bytes {
+	if !s.worn && n != int64(len(s.layers)) || n != s.line.Containers || size != s.line.Bytes {
 		return unreadable(nameVolumes, fmt.Errorf("%d containers of %d bytes, signed were %d of %d", n, size, s.line.Containers, s.line.Bytes))
 	}
-	return b.findForeign(m, s.files, mine)
+	return b.findForeign(m, s, mine)
 }
 
 // mapLines is the number of lines of the blob map.
 func (b *Bundle) mapLines() int64 { return b.set.Blobs.Lines }
 
 // findForeign names files that are not the bundle's. They are never opened.
-func (b *Bundle) findForeign(m *medium, files map[string]bool, blobs map[sum]bool) error {
+// Where the structure is damaged, a manifest cannot be told from a foreign blob.
+func (b *Bundle) findForeign(m *medium, s *structure, blobs map[sum]bool) error {
 	return m.list(func(name string, d fs.DirEntry) error {
-		if files[name] || name == approvalName(b.set.Number) {
+		if s.files[name] || name == approvalName(b.set.Number) {
 			return nil
 		}
 		if h, ok := strings.CutPrefix(name, dirBlobs+"/"); ok {
+			if s.worn {
+				return nil
+			}
 			if g, err := feed.ParseDigest("sha256:" + h); err == nil && blobs[sumOf(g)] {
 				return nil
 			}

@@ -148,6 +148,9 @@ func (m *medium) inImage(name string) (mediumFile, int64, error) {
 	return r, st.Size(), nil
 }
 
+// errTooLong is a file longer than anything of ours may be: no scratch, an attack.
+var errTooLong = errors.New("too long")
+
 // read reads a small file: at most limit bytes, refused before any is read.
 func (m *medium) read(name string, limit int64) ([]byte, error) {
 	f, n, err := m.open(name)
@@ -156,7 +159,7 @@ func (m *medium) read(name string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	if n > limit {
-		return nil, unreadable(name, fmt.Errorf("%d bytes, at most %d are expected", n, limit))
+		return nil, unreadable(name, fmt.Errorf("%w: %d bytes, at most %d are expected", errTooLong, n, limit))
 	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {

@@ -54,6 +54,9 @@ type Bundle struct {
 	stored      map[sum]struct{} // by Absorb
 	other       []string
 	damaged     []Damage
+	worn        []worn // found by Open
+	volumeOf    map[*medium]int
+	strict      bool // read-back: nothing may be damaged
 	foreign     []string
 	nForeign    int
 	warnings    []error
@@ -92,7 +95,7 @@ func Open(ctx context.Context, dirs []string, opt OpenOptions) (*Bundle, error) 
 	if side != "inside" {
 		return nil, feed.NewFault(fmt.Errorf("opening a bundle: %w", feed.ErrWrongSide), "H-201", "side", side)
 	}
-	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int]*medium{}}
+	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int]*medium{}, volumeOf: map[*medium]int{}}
 	if err := b.open(ctx, dirs, site); err != nil {
 		b.Close()
 		return nil, err
@@ -119,7 +122,7 @@ func (b *Bundle) open(ctx context.Context, dirs []string, site int) error {
 	if err := b.openMedia(dirs); err != nil {
 		return err
 	}
-	if err := b.judgeSet(site); err != nil {
+	if err := b.judgeCopies(site); err != nil {
 		return err
 	}
 	if err := b.readTables(); err != nil {
@@ -235,24 +238,75 @@ func volumesIn(dirs []string) []string {
 	return out
 }
 
-// load reads one metadata file. Every medium's copy must be the first one's.
-func (b *Bundle) load(name string) ([]byte, error) {
-	var first []byte
-	for i, m := range b.media {
-		raw, err := m.read(name, maxMetadata)
-		if err != nil {
-			return nil, err
+// load reads one metadata file.
+func (m *medium) load(name string) ([]byte, error) { return m.read(name, maxMetadata) }
+
+// judgeCopies believes the set by the metadata of the first medium on which it
+// holds, or says why it does not on the first of all. Copies that differ from
+// the believed one are damage of their media.
+func (b *Bundle) judgeCopies(site int) error {
+	var first error
+	for _, m := range b.media {
+		err := b.judgeSet(site, m)
+		if err == nil {
+			return b.compareCopies(m)
 		}
-		if i > 0 && !bytes.Equal(raw, first) {
-			return nil, unreadable(name, fmt.Errorf("differs between %s and %s", b.media[0].dir, m.dir))
+		if first == nil {
+			first = err
 		}
-		first = raw
+		if !errors.Is(err, feed.ErrDamaged) && !errors.Is(err, feed.ErrUntrusted) {
+			break // not a matter of copies
+		}
 	}
-	return first, nil
+	return first
 }
 
-// judgeSet believes the set or says why not.
-func (b *Bundle) judgeSet(site int) error {
+func (b *Bundle) compareCopies(good *medium) error {
+	names := []string{nameTime, snapshotName(b.judged.version), targetsName(b.judged.version), nameOrders}
+	for v := int64(1); v <= int64(len(b.judged.roots)); v++ {
+		names = append(names, rootName(v))
+	}
+	for _, name := range names {
+		limit := int64(maxMetadata)
+		if name == nameOrders {
+			limit = maxOrders
+		}
+		want, lost := good.read(name, limit)
+		if lost != nil && b.carriesFile(name) {
+			return lost
+		}
+		if lost != nil {
+			continue // a root that is newer here than in the bundle
+		}
+		for _, m := range b.media {
+			got, err := m.read(name, limit)
+			if err == nil && !bytes.Equal(got, want) {
+				err = unreadable(name, fmt.Errorf("differs between %s and %s", good.dir, m.dir))
+			}
+			if err != nil {
+				if err := b.spoilt(m, name, err); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// carriesFile reports whether the bundle has this metadata file: a root up to
+// the set's, or any other.
+func (b *Bundle) carriesFile(name string) bool {
+	for v := b.set.Root + 1; v <= int64(len(b.judged.roots)); v++ {
+		if name == rootName(v) {
+			return false
+		}
+	}
+	return true
+}
+
+// judgeSet believes the set by the metadata of one medium or says why not.
+func (b *Bundle) judgeSet(site int, m *medium) error {
+	b.warnings, b.held = nil, ""
 	have, err := loadTrusted(b.opt.Data, b.was)
 	if err != nil {
 		return err
@@ -262,11 +316,11 @@ func (b *Bundle) judgeSet(site int) error {
 			return err
 		}
 	}
-	if b.judged, err = judge(have, b.load, b.approvals); err != nil {
+	if b.judged, err = judge(have, m.load, b.approvals); err != nil {
 		return b.named(err)
 	}
 	b.standing = b.judged.standing
-	if b.ordersRaw, err = b.media[0].read(nameOrders, maxOrders); err != nil {
+	if b.ordersRaw, err = m.read(nameOrders, maxOrders); err != nil {
 		return err
 	}
 	files := map[string][]byte{nameSet: b.setRaw, nameOrders: b.ordersRaw}
@@ -371,8 +425,7 @@ func (b *Bundle) checkFork() error {
 
 // readTables reads what says what is where, and the orders.
 func (b *Bundle) readTables() error {
-	m := b.media[0]
-	f, err := m.table(nameFeeds, b.set.Feeds)
+	f, err := b.table(nameFeeds, b.set.Feeds)
 	if err != nil {
 		return err
 	}
@@ -382,7 +435,7 @@ func (b *Bundle) readTables() error {
 	} else if err != nil {
 		return unreadable(nameFeeds, err)
 	}
-	v, err := m.table(nameVolumes, b.set.Volumes)
+	v, err := b.table(nameVolumes, b.set.Volumes)
 	if err != nil {
 		return err
 	}
@@ -402,15 +455,40 @@ func (b *Bundle) readTables() error {
 	return b.checkOrders()
 }
 
-// checkTables compares the copies on every medium with what was signed.
-func (b *Bundle) checkTables() error {
+// table opens a signed table where a medium has it undamaged.
+func (b *Bundle) table(name string, ref Ref) (mediumFile, error) {
+	var first error
 	for _, m := range b.media {
-		for name, ref := range map[string]Ref{nameFeeds: b.set.Feeds, nameVolumes: b.set.Volumes, nameBlobs: b.set.Blobs, nameBlocks: b.set.Blocks, nameOrders: b.set.Orders} {
+		f, err := m.table(name, ref)
+		if err == nil {
+			return f, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+// checkTables compares the copies on every medium with what was signed. One
+// good copy of each is enough.
+func (b *Bundle) checkTables() error {
+	for name, ref := range map[string]Ref{nameFeeds: b.set.Feeds, nameVolumes: b.set.Volumes, nameBlobs: b.set.Blobs, nameBlocks: b.set.Blocks, nameOrders: b.set.Orders} {
+		var good int
+		var all error
+		for _, m := range b.media {
 			f, err := m.table(name, ref)
-			if err != nil {
-				return err
+			if err == nil {
+				f.Close()
+				good++
+			} else if all = errors.Join(all, err); len(b.media) > 1 {
+				if err := b.spoilt(m, name, err); err != nil {
+					return err
+				}
 			}
-			f.Close()
+		}
+		if good == 0 {
+			return all
 		}
 	}
 	return nil
@@ -503,7 +581,13 @@ func (b *Bundle) Desired() []FeedLine { return b.desired }
 func (b *Bundle) Stated() []FeedLine { return b.feeds }
 
 // Damaged lists what the media hold but not as signed.
-func (b *Bundle) Damaged() []Damage { return b.damaged }
+func (b *Bundle) Damaged() []Damage {
+	var out []Damage
+	for _, w := range b.worn {
+		out = append(out, Damage{b.volumeOf[w.m], w.name, w.err.Error(), true})
+	}
+	return append(out, b.damaged...)
+}
 
 // Stored reports whether Absorb stored this blob: if it is not there
 // afterwards, another program took it.

@@ -82,7 +82,7 @@ func (b *Bundle) copyVolume(v int, m *medium, to string) error {
 	if err != nil {
 		return err
 	}
-	f, err := m.table(nameBlobs, b.set.Blobs)
+	f, err := b.table(nameBlobs, b.set.Blobs)
 	if err != nil {
 		return err
 	}

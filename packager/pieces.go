@@ -273,7 +273,7 @@ func (a *absorber) holds(d feed.Digest, l FeedLine) bool {
 
 // eachOf calls fn for every container of the bundle, at hand or not.
 func (a *absorber) eachOf(fn func(c *Container) error) error {
-	f, err := a.b.media[0].table(nameBlobs, a.b.set.Blobs)
+	f, err := a.b.table(nameBlobs, a.b.set.Blobs)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func openForReadBack(dirs []string, chain [][]byte, want Set) (*Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bundle{set: want, setRaw: raw, id: id, present: map[int]*medium{}}
+	b := &Bundle{set: want, setRaw: raw, id: id, present: map[int]*medium{}, volumeOf: map[*medium]int{}, strict: true}
 	fail := func(err error) (*Bundle, error) { b.Close(); return nil, err }
 	for _, dir := range dirs {
 		m, err := openMedium(dir)
@@ -57,7 +57,10 @@ func openForReadBack(dirs []string, chain [][]byte, want Set) (*Bundle, error) {
 			return fail(err)
 		}
 	}
-	if b.judged, err = judge(trusted{roots: chain}, b.load, approvals{}); err != nil {
+	if b.judged, err = judge(trusted{roots: chain}, b.media[0].load, approvals{}); err == nil {
+		err = b.compareCopies(b.media[0])
+	}
+	if err != nil {
 		return fail(err)
 	}
 	f, err := b.media[0].table(nameVolumes, want.Volumes)

@@ -104,7 +104,7 @@ func (r *repairer) rebuild() error {
 		}
 	}
 	var err error
-	if r.table, err = r.a.b.media[0].table(nameBlocks, r.a.b.set.Blocks); err != nil {
+	if r.table, err = r.a.b.table(nameBlocks, r.a.b.set.Blocks); err != nil {
 		return err
 	}
 	coder, err := fec.New(r.geo)
