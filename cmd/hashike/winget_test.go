@@ -65,7 +65,7 @@ func newWingetShop(t *testing.T) *wingetShop {
 func (x *wingetShop) pack1(version string) []byte {
 	return x.town.Sign(appxtest.Build(appxtest.Spec{
 		Identity: appx.Identity{Name: "Shiken.App", Publisher: x.town.Name, Version: version, Architecture: "x64"}, Display: "試験アプリ", Vendor: "試験町",
-		Files: map[string][]byte{"a.txt": []byte(version)},
+		Depends: []appx.Dependency{{Name: "Shiken.Framework", Publisher: x.town.Name, Min: "1.0.0.0"}}, Files: map[string][]byte{"a.txt": []byte(version)},
 	}))
 }
 
@@ -187,6 +187,13 @@ func TestWinget(t *testing.T) {
 	id, _, file = x.upgrade("NormalizedPackageNameAndPublisher", "Microsoft Visual C++ 2010  x86 Redistributable - 10.0.40219")
 	if !strings.HasPrefix(id, "MicrosoftCorporation.MicrosoftVisualC++2010") || !bytes.Equal(file, x.msi) {
 		t.Errorf("%s: %d bytes of %d", id, len(file), len(x.msi))
+	}
+	_, _, app := x.upgrade("PackageFamilyName", family)
+	card := x.inside("origin", string(feed.DigestOf(app)))
+	for _, says := range []string{"package Shiken.App_1.0.0.0_x64_", "town.pem", "needs, and this feed does not have: Shiken.Framework 1.0.0.0"} {
+		if !strings.Contains(card, says) {
+			t.Errorf("the card does not say %q:\n%s", says, card)
+		}
 	}
 	// App Installer's own way to the same package.
 	code, b := x.call("GET", x.at+"/apps/shiken.app.appinstaller", "")
