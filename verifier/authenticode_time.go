@@ -6,8 +6,11 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"time"
+
+	"github.com/hashike/hashike/internal/feed"
 )
 
 // stamped takes the signature's time from a time stamp among its unsigned
@@ -119,4 +122,34 @@ func timeStamp(der, signature []byte) (*msSigner, error) {
 		return nil, fmt.Errorf("time %.40q", info.Time.Bytes)
 	}
 	return s, nil
+}
+
+// StampedAt is the time in the time stamp of a file's strongest signature: zero
+// without one. Nothing is judged: it dates a file whose signature was found
+// good by Authenticode.
+func StampedAt(r io.ReaderAt, size int64) (time.Time, error) {
+	c, err := containerOf(r, size)
+	if err != nil {
+		return time.Time{}, err
+	}
+	all, err := signaturesIn(c.signature)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: %w", err, feed.ErrUntrusted)
+	}
+	var latest time.Time
+	for _, der := range strongest(all) {
+		sd, _, err := signedData(der, oidSpcIndirect)
+		if err != nil {
+			continue
+		}
+		certs, err := parseCerts(onlyX509(sd.Certificates.Bytes))
+		if err != nil {
+			continue
+		}
+		s := &msSigner{info: sd.Signers[0], cmsSigner: cmsSigner{others: certs}}
+		if s.stamped() == nil && s.time.After(latest) {
+			latest = s.time
+		}
+	}
+	return latest, nil
 }

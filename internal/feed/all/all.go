@@ -6,6 +6,7 @@ import (
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/apt"
 	"github.com/hashike/hashike/internal/feed/clamav"
+	"github.com/hashike/hashike/internal/feed/defender"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/tree"
 	"github.com/hashike/hashike/internal/feed/winget"
@@ -17,6 +18,7 @@ func Kinds() []feed.Kind {
 	return []feed.Kind{
 		apt.Kind(),
 		clamav.Kind(),
+		defender.Kind(),
 		msix.Kind(),
 		tree.Kind(),
 		winget.Kind(),

@@ -179,20 +179,37 @@ func isBatch(a feed.Artifact) bool {
 }
 
 // isSource reports that an artifact holds updates.
-func isSource(a feed.Artifact) bool { return isScan(a) || isBatch(a) }
+func isSource(a feed.Artifact) bool { return isScan(a) || isBatch(a) || isExtract(a) || isPublished(a) }
 
-// readSource reads a scan or a batch.
+// readSource reads a scan, a batch, an extract or what was published here.
 func readSource(a feed.Artifact, r io.ReaderAt, keep func(n int, p part, lang string, body []byte) error) (*scan, error) {
 	if isBatch(a) {
 		return readBatch(r, a.Size, keep)
+	}
+	if isExtract(a) {
+		return readExtract(r, a.Size, keep)
+	}
+	if isPublished(a) {
+		s, err := readBatch(r, a.Size, keep)
+		if s != nil {
+			s.alone = publishedGroup
+		}
+		return s, err
 	}
 	return readScan(r, a.Size, keep)
 }
 
 // sourceArtifact is what a source must be called.
-func sourceArtifact(a feed.Artifact, created time.Time) feed.Artifact {
+func sourceArtifact(a feed.Artifact, s *scan) feed.Artifact {
 	if isBatch(a) {
-		return batchArtifact(a.Digest, created)
+		return batchArtifact(a.Digest, s.created)
 	}
-	return scanArtifact(a.Digest, created)
+	if isExtract(a) {
+		x, _ := offlineArtifacts(s.head, a.Digest)
+		return x
+	}
+	if isPublished(a) {
+		return publishedArtifact(a.Digest, s.created)
+	}
+	return scanArtifact(a.Digest, s.created)
 }

@@ -18,7 +18,8 @@ import (
 )
 
 // dropDir is the directory of dirs.drop: below it, each .msu file, and each
-// directory with a WSUSSCAN.cab beside the files it names, is one drop.
+// directory with a WSUSSCAN.cab beside the files it names, is one drop; a
+// wsusscn2.cab is a source of its own.
 const dropDir = "drop"
 
 // Limits on the drop directory.
@@ -40,6 +41,7 @@ type fetch struct {
 	ids     *revisions
 	waiting []string
 	taken   int
+	offline *offlineSource // dropped
 }
 
 // Fetch implements feed.Feed: it takes every drop that is complete and stable.
@@ -54,13 +56,19 @@ func (f *updates) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content
 		if err := r.fromDrops(ctx, fsys); err != nil {
 			return "", err
 		}
-	case f.conf.Upstream == "" || !errors.Is(err, feed.ErrConfig):
+	case f.conf.Upstream == "" && f.conf.Offline == "" && !f.publishes(up) || !notNamed(err):
 		return "", err
 	}
 	if f.conf.Upstream == "" {
+		if err := f.fromOthers(ctx, up, r); err != nil {
+			return "", err
+		}
 		return r.finish(ctx, "")
 	}
 	p, err := f.fromServer(ctx, up, r)
+	if err == nil {
+		err = f.fromOthers(ctx, up, r)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -68,13 +76,29 @@ func (f *updates) Fetch(ctx context.Context, up feed.Upstream, prev feed.Content
 	return r.finish(ctx, p.String())
 }
 
+// notNamed: the config has no such directory. One that it names and that is
+// not there is another matter: what lay in it must not vanish in silence.
+func notNamed(err error) bool {
+	_, missing := errors.AsType[*fs.PathError](err)
+	return errors.Is(err, feed.ErrConfig) && !missing
+}
+
+// fromOthers adds what neither a drop nor a server brings.
+func (f *updates) fromOthers(ctx context.Context, up feed.Upstream, r *fetch) error {
+	if err := f.fromOffline(ctx, up, r); err != nil {
+		return err
+	}
+	return f.fromPublish(ctx, up, r)
+}
+
 // fromDrops takes every drop that is complete and stable.
 func (r *fetch) fromDrops(ctx context.Context, fsys fs.FS) error {
 	r.fsys = fsys
-	drops, err := findDrops(fsys)
+	drops, offline, err := findDrops(fsys)
 	if err != nil {
 		return fmt.Errorf("drop directory: %w", err)
 	}
+	r.offline = offline
 	for _, d := range drops {
 		err := d.take(ctx, r)
 		if errors.Is(err, errIncomplete) {
@@ -161,11 +185,12 @@ func (d drop) name() string {
 	return path.Dir(d.scan)
 }
 
-func findDrops(fsys fs.FS) ([]drop, error) {
+// findDrops walks the directory. A wsusscn2.cab in it is returned apart; two
+// are one too many.
+func findDrops(fsys fs.FS) (out []drop, offline *offlineSource, err error) {
 	dirs := map[string]drop{}
-	var out []drop
 	entries := 0
-	err := fs.WalkDir(fsys, ".", func(p string, e fs.DirEntry, err error) error {
+	err = fs.WalkDir(fsys, ".", func(p string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -183,16 +208,23 @@ func findDrops(fsys fs.FS) ([]drop, error) {
 		if d.files == nil {
 			d.files = map[string]string{}
 		}
-		if strings.EqualFold(e.Name(), scanName) {
+		switch {
+		case strings.EqualFold(e.Name(), scanName):
 			d.scan = p
-		} else {
+		case strings.EqualFold(e.Name(), offlineName):
+			if offline != nil {
+				err := fmt.Errorf("%s and %s: only one of them can be taken: %w", offline.drop, p, feed.ErrConfig)
+				return feed.NewFault(err, "H-202", "file", dropDir, "detail", err.Error())
+			}
+			offline = &offlineSource{drop: p, files: d.files}
+		default:
 			d.files[strings.ToLower(e.Name())] = p
 		}
 		dirs[path.Dir(p)] = d
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
 		if d := dirs[dir]; d.scan != "" {
@@ -200,9 +232,9 @@ func findDrops(fsys fs.FS) ([]drop, error) {
 		}
 	}
 	if len(out) > maxDrops {
-		return nil, upstream("over %d updates", maxDrops)
+		return nil, nil, upstream("over %d updates", maxDrops)
 	}
-	return out, nil
+	return out, offline, nil
 }
 
 // take brings one drop: its metadata, then the files that it names.
@@ -278,14 +310,18 @@ func (r *fetch) had(p payload) bool {
 	return ok && a.Digest == p.SHA256
 }
 
-// put copies a file that does not change meanwhile.
+// put copies a file of the drop directory that does not change meanwhile.
 func (r *fetch) put(ctx context.Context, name string) (feed.Blob, error) {
+	return r.putFrom(ctx, dropDir, name)
+}
+
+func (r *fetch) putFrom(ctx context.Context, dir, name string) (feed.Blob, error) {
 	f, before, err := r.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := r.dst.Put(ctx, "dir:"+dropDir+"/"+name, io.LimitReader(f, before.Size()+1))
+	b, err := r.dst.Put(ctx, "dir:"+dir+"/"+name, io.LimitReader(f, before.Size()+1))
 	if err != nil {
 		return nil, err
 	}

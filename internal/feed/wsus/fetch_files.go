@@ -12,8 +12,8 @@ import (
 )
 
 // wanted are the revisions whose files terminals may need: what can be
-// installed, neither expired nor, unless asked for, superseded by something
-// that is here; and the members of their bundles.
+// installed, neither expired nor declined for everyone nor, unless asked for,
+// superseded by something that is here; and the members of their bundles.
 func (m *mirror) wanted(live map[identity]bool) map[identity]bool {
 	superseded := map[guid]bool{}
 	for id := range live {
@@ -35,9 +35,10 @@ func (m *mirror) wanted(live map[identity]bool) map[identity]bool {
 			add(member)
 		}
 	}
+	names := m.named()
 	for id := range live {
 		d := m.docs[id]
-		if d.Explicit && !d.Expired && (m.f.conf.Superseded || !superseded[id.Update]) {
+		if d.Explicit && !d.Expired && (m.f.conf.Superseded || !superseded[id.Update]) && !m.declined(d, names) {
 			add(id)
 		}
 	}
@@ -73,6 +74,7 @@ func (m *mirror) files(ctx context.Context, live map[identity]bool) error {
 			lack = append(lack, by[p])
 		}
 	}
+	m.keepFiles(list)
 	if err := m.locate(ctx, lack); err != nil {
 		return err
 	}

@@ -77,11 +77,13 @@ type mirror struct {
 	pack *packer
 	urls map[[20]byte]string
 	made map[string]*scan // new batches, by path
+
+	foreign map[identity]bool // drivers for other hardware
 }
 
 // fromServer adds what the upstream server has.
 func (f *updates) fromServer(ctx context.Context, up feed.Upstream, r *fetch) (*progress, error) {
-	m := &mirror{fetch: r, f: f, was: progressOf(r.prev), held: map[identity]string{}, docs: map[identity]*document{}, urls: map[[20]byte]string{}, made: map[string]*scan{}, pack: newPacker(),
+	m := &mirror{fetch: r, f: f, was: progressOf(r.prev), held: map[identity]string{}, docs: map[identity]*document{}, urls: map[[20]byte]string{}, made: map[string]*scan{}, pack: newPacker(), foreign: map[identity]bool{},
 		srv: &peerServer{up: up, base: f.conf.Upstream}}
 	if strings.EqualFold(f.conf.Upstream, microsoftServer) {
 		m.srv.roots = verifier.MicrosoftRoot2011()
@@ -228,6 +230,9 @@ func (m *mirror) remember(ctx context.Context) error {
 
 // note keeps what later steps ask of a document, not its rules.
 func (m *mirror) note(d *document) {
+	if m.f != nil && m.f.foreign(d) {
+		m.foreign[d.identity] = true
+	}
 	for i := range d.Pieces {
 		if p := &d.Pieces[i]; p.part != localized || d.Type != "Category" {
 			p.body = nil
@@ -322,7 +327,14 @@ func (m *mirror) resolve() (products, classes []guid, err error) {
 // store keeps the documents that count and loads the files of those worth
 // installing.
 func (m *mirror) store(ctx context.Context) error {
-	live := m.live()
+	retired := m.retired()
+	for id := range m.foreign {
+		retired[id] = true
+	}
+	live := m.live(retired)
+	if err := m.repack(ctx, live, retired); err != nil {
+		return err
+	}
 	for path := range m.batchesWith(live) {
 		a, _ := m.prev.Lookup(path)
 		m.found[path] = a
@@ -375,8 +387,8 @@ func sortedBatches(found map[string]feed.Artifact) []string {
 	return out
 }
 
-// live are the newest revisions, and the members of their bundles.
-func (m *mirror) live() map[identity]bool {
+// live are the newest revisions but those retired, and the members of their bundles.
+func (m *mirror) live(retired map[identity]bool) map[identity]bool {
 	var all []identity
 	for id := range m.docs {
 		all = append(all, id)
@@ -385,7 +397,7 @@ func (m *mirror) live() map[identity]bool {
 	for todo := newest(all); len(todo) > 0; {
 		id := todo[0]
 		todo = todo[1:]
-		if live[id] || m.docs[id] == nil {
+		if live[id] || retired[id] || m.docs[id] == nil {
 			continue
 		}
 		live[id] = true
@@ -407,20 +419,36 @@ func (m *mirror) batchesWith(live map[identity]bool) map[string]bool {
 
 // choice identifies the server and what is wanted of it.
 func (f *updates) choice() string {
-	h := feed.DigestOf([]byte(strings.Join([]string{f.conf.Upstream, strings.Join(f.conf.Products, "\x00"), strings.Join(f.conf.Classifications, "\x00"), fmt.Sprint(f.conf.Superseded)}, "\x01")))
+	h := feed.DigestOf([]byte(strings.Join([]string{f.conf.Upstream, strings.Join(f.conf.Products, "\x00"), strings.Join(f.conf.Classifications, "\x00"), fmt.Sprint(f.conf.Superseded), fmt.Sprintf("%q", f.conf.Hardware), f.declines()}, "\x01")))
 	return h.Hex()[:16]
+}
+
+// declines spells the rules, which decide what files are worth fetching.
+func (f *updates) declines() string {
+	var b strings.Builder
+	for _, r := range f.conf.Rules {
+		fmt.Fprintf(&b, "%q %q %q %q\n", r.Classification, r.Product, r.Group, r.Action)
+	}
+	return b.String()
 }
 
 // Reaches implements feed.Reacher.
 func (f *updates) Reaches() []string {
-	if f.conf.Upstream == "" {
-		return nil
+	var out []string
+	if f.conf.Offline != "" {
+		out = append(append(out, f.conf.Offline), contentHosts[:]...)
 	}
-	out := []string{f.conf.Upstream}
+	if f.conf.Upstream == "" {
+		return out
+	}
+	out = append(out, f.conf.Upstream)
 	u, err := url.Parse(f.conf.Upstream)
 	if err == nil && u.Port() != "8530" && u.Port() != "" {
 		// A WSUS on 8531 hands out files on 8530 (MS-WSUSSS 3.2.4.4).
 		out = append(out, "http://"+u.Hostname()+":8530")
 	}
-	return append(out, contentHosts[:]...)
+	if f.conf.Offline == "" {
+		out = append(out, contentHosts[:]...)
+	}
+	return out
 }

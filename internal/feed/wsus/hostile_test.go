@@ -253,7 +253,7 @@ func TestCircles(t *testing.T) {
 	if got := m.family(three, bodies); len(got) != 1 {
 		t.Errorf("family of itself: %v", got)
 	}
-	if got := m.live(); len(got) != 4 {
+	if got := m.live(nil); len(got) != 4 {
 		t.Errorf("live: %v", got)
 	}
 	const chain = 100_000

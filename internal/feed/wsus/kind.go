@@ -27,6 +27,8 @@ type Config struct {
 	Upstream        string            `toml:"upstream" doc:"更新の取得元。Microsoft（https://sws.update.microsoft.com）または既存のWSUS（http://名前:8530）。空ならフォルダ（dirs.drop）だけ / upstream: Microsoft or a WSUS; empty: the drop directory only"`
 	Products        []string          `toml:"products" doc:"製品（名前またはID。例 \"Windows 11\"） / products, by title or id"`
 	Classifications []string          `toml:"classifications" doc:"分類（名前またはID） / classifications, by title or id"`
+	Offline         string            `toml:"offline" doc:"wsusscn2.cabの入手先（http://download.windowsupdate.com/microsoftupdate/v6/wsusscan/wsusscn2.cab）。フォルダに置くときは空 / address of wsusscn2.cab; empty when it is put into the drop directory"`
+	Hardware        []string          `toml:"hardware" doc:"運ぶドライバーのハードウェアID（前方一致。例 'PCI\\VEN_8086&DEV_15F3'）。分類にDriversを入れたときに使う。空はすべて / drivers to carry, by the beginning of the hardware id; with the classification Drivers"`
 	Superseded      bool              `toml:"superseded" doc:"置き換えられた更新の本体も運ぶ / carry the files of superseded updates too"`
 	Account         string            `toml:"account" doc:"取得元に名乗る名前 / name told to the upstream"`
 	Groups          map[string]string `toml:"groups" doc:"端末のグループ（TargetGroupポリシーの名前）と配信段階（test、pilot、all） / target group (policy TargetGroup) to ring"`
@@ -58,6 +60,8 @@ type updates struct {
 	rings map[string]string // lower-case target group → ring
 	now   func() time.Time  // for the expiry of cookies
 	epoch func() epoch      // of a new map of revisions
+
+	anchors []feed.Anchor // that a wsusscn2.cab must lead to before it is read; Verify decides
 }
 
 func newFeed(decode feed.Decode) (feed.Feed, error) {
@@ -65,9 +69,13 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 	if err := decode(&cfg); err != nil {
 		return nil, err
 	}
-	f := &updates{conf: cfg, rings: map[string]string{}, now: time.Now, epoch: newEpoch}
+	f := &updates{conf: cfg, rings: map[string]string{}, now: time.Now, epoch: newEpoch, anchors: verifier.MicrosoftAnchors()}
 	if err := errors.Join(cfg.check(), cfg.checkRules()); err != nil {
 		return nil, err
+	}
+	if o := f.conf.Others; o != "" && o != "install" {
+		// Definition updates do not wait for a person unless a rule says so.
+		f.conf.Rules = append(slices.Clone(cfg.Rules), Rule{Classification: "Definition Updates", Action: "install"})
 	}
 	for _, group := range slices.Sorted(maps.Keys(cfg.Groups)) {
 		ring, key := cfg.Groups[group], strings.ToLower(group)
@@ -81,6 +89,15 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 
 // check refuses an upstream that cannot be meant.
 func (c *Config) check() error {
+	if len(c.Hardware) > maxHardware || slices.ContainsFunc(c.Hardware, func(h string) bool { return h == "" || len(h) > maxText }) {
+		return fmt.Errorf("hardware: at most %d beginnings of hardware ids: %w", maxHardware, feed.ErrConfig)
+	}
+	if c.Offline != "" {
+		u, err := url.Parse(c.Offline)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || len(c.Products) == 0 || len(c.Classifications) == 0 {
+			return fmt.Errorf("offline = %.200q: http(s)://…/wsusscn2.cab, with products and classifications: %w", c.Offline, feed.ErrConfig)
+		}
+	}
 	if c.Upstream == "" {
 		return nil
 	}

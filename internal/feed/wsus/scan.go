@@ -53,6 +53,8 @@ type scan struct {
 	updates map[int]*update                // by the vendor's number
 	sums    map[identity][sha256.Size]byte // over all fragments of a revision
 	parts   map[int][][sha256.Size]byte
+	alone   string      // before the path, in the group of a payload that stands alone
+	head    extractHead // of an extract
 }
 
 // numbers are the scan's updates in the vendor's order: what others need comes first.
@@ -81,7 +83,7 @@ func readScan(r io.ReaderAt, size int64, keep func(n int, p part, lang string, b
 		}
 		b, err := io.ReadAll(body)
 		if err == nil {
-			s.parts[n] = append(s.parts[n], sha256.Sum256(slices.Concat([]byte{byte(p)}, []byte(lang), []byte{0}, b)))
+			s.parts[n] = append(s.parts[n], partSum(p, lang, b))
 			err = s.fragment(n, p, b, props)
 		}
 		if err == nil && keep != nil {
@@ -95,17 +97,26 @@ func readScan(r io.ReaderAt, size int64, keep func(n int, p part, lang string, b
 	if err != nil {
 		return nil, scanError(err)
 	}
+	return s, s.join(props)
+}
+
+func partSum(p part, lang string, b []byte) [sha256.Size]byte {
+	return sha256.Sum256(slices.Concat([]byte{byte(p)}, []byte(lang), []byte{0}, b))
+}
+
+// join brings the two halves of each update together.
+func (s *scan) join(props map[int]*update) error {
 	for n, x := range props {
 		u, ok := s.updates[n]
 		if !ok {
-			return nil, upstream("%s: extended/%d without core", scanName, n)
+			return upstream("%s: extended/%d without core", scanName, n)
 		}
 		u.Files, u.KB, u.Category = x.Files, x.KB, x.Category
 	}
 	if len(s.updates) == 0 {
-		return nil, upstream("%s without updates", scanName)
+		return upstream("%s without updates", scanName)
 	}
-	return s, s.sum()
+	return s.sum()
 }
 
 // sum gives each revision one digest over its fragments, whatever their order.
@@ -229,7 +240,7 @@ type payload struct {
 // payloads lists the files that the updates need, by path. Those of a scan are
 // of its group: without it nothing proves them, without them its updates cannot
 // be installed. Those of a batch, which has a hundred updates, stand alone
-// (group ""). A file that is named by SHA-1 alone is left out: nothing proves
+// (group ""), as do those of an extract. A file that is named by SHA-1 alone is left out: nothing proves
 // it, and Handler offers no update whose files are not all here.
 func (s *scan) payloads(group string) ([]payload, error) {
 	class, kb := s.classes()
@@ -249,7 +260,7 @@ func (s *scan) payloads(group string) ([]payload, error) {
 			}
 			a := feed.Artifact{Path: p, Digest: f.SHA256, Size: f.Size, Class: class[u.identity], Version: kb[u.identity], Time: s.created, Group: group}
 			if group == "" {
-				a.Group = p
+				a.Group = s.alone + p
 			}
 			out[p] = payload{f, a}
 		}

@@ -286,7 +286,7 @@ func (o *netOutside) Do(ctx context.Context, r feed.Request) (*feed.Response, er
 	if err != nil {
 		return nil, err
 	}
-	if res.StatusCode != 200 {
+	if res.StatusCode != 200 && res.StatusCode != 206 {
 		return nil, fmt.Errorf("%w: %w", &feed.StatusError{URL: r.URL, Status: res.StatusCode, Body: b}, feed.ErrTransient)
 	}
 	return &feed.Response{Status: 200, Body: b, Header: res.Header}, nil
@@ -302,6 +302,9 @@ func (o *netOutside) Load(ctx context.Context, r feed.Request, w feed.Want) (fee
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
+	if w.Digest == "" {
+		w.Digest, w.Size = feed.DigestOf(b), int64(len(b))
+	}
 	if err != nil || feed.DigestOf(b) != w.Digest || int64(len(b)) != w.Size {
 		return nil, fmt.Errorf("%s: %d bytes: %w", r.URL, len(b), errors.Join(err, feed.ErrUntrusted))
 	}

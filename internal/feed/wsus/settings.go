@@ -21,7 +21,7 @@ const maxGroupSettings = 30
 
 // Settings implements feed.ClientSettings. An address with a path is not one
 // that Windows documents: the feed's mount is to be "/".
-func (f *updates) Settings(_ feed.Content, base *url.URL) ([]feed.Setting, error) {
+func (f *updates) Settings(c feed.Content, base *url.URL) ([]feed.Setting, error) {
 	server := strings.TrimSuffix(base.String(), "/")
 	groups := slices.Sorted(maps.Keys(f.conf.Groups))
 	out := []feed.Setting{{
@@ -42,6 +42,7 @@ func (f *updates) Settings(_ feed.Content, base *url.URL) ([]feed.Setting, error
 	if len(groups) > 0 {
 		example = groups[0]
 	}
+	out = append(out, publisherSettings(c, server)...)
 	return append(out,
 		feed.Setting{
 			Title: feed.Text{JA: "端末: グループポリシー", EN: "Terminals: group policy"},

@@ -3,7 +3,9 @@ package wsus
 import (
 	"context"
 	"crypto/sha1"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -39,7 +41,9 @@ func (f *updates) Verify(ctx context.Context, c feed.Content, trust feed.Trust, 
 		if err == nil {
 			err = ctx.Err()
 		}
-		if err == nil && !isSource(a) && a.Path != revisionsPath {
+		if err == nil && isOfflineCab(a) {
+			err = verifyOfflineCab(c, a, trust, out)
+		} else if err == nil && !isSource(a) && a.Path != revisionsPath {
 			err = verifyPayload(a, trust, out, named)
 		}
 		if err != nil {
@@ -86,10 +90,11 @@ func verifyRevisions(c feed.Content, out feed.Proof) (*revisions, error) {
 	return ids, out.Mark("revisions "+hex.EncodeToString(ids.epoch[:4]), int64(len(ids.order)))
 }
 
-// seen is a revision in one of its two forms, which have sums of their own.
+// seen is a revision in one of its forms, which have sums of their own: an
+// extract lacks languages that a scan has.
 type seen struct {
 	identity
-	batch bool
+	form string
 }
 
 // namedBy is the scan that names a payload.
@@ -111,9 +116,9 @@ func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proo
 	}
 	var list []payload
 	if err == nil {
-		group := a.Group
-		if isBatch(a) {
-			group = ""
+		group := ""
+		if isScan(a) {
+			group = a.Group
 		}
 		list, err = s.payloads(group)
 	}
@@ -124,16 +129,25 @@ func verifyScan(c feed.Content, a feed.Artifact, trust feed.Trust, out feed.Proo
 		return refuse(out, a, err)
 	}
 	ev := feed.Evidence{Path: a.Path, Subject: a.Digest, Method: "wsus-drop", Strength: feed.Attested, Note: "taken from the drop directory"}
-	if isBatch(a) { // nobody signs it; the connection to the server that sent it is on the card
+	switch {
+	case isBatch(a): // nobody signs it; the connection to the server that sent it is on the card
 		ev.Method, ev.Note = "wsus-server", "as an upstream server sent it"
+	case isPublished(a):
+		ev.Method, ev.Note = "wsus-published", "made by our own outside of a package in dirs.publish"
+	case isExtract(a):
+		ev.Method, ev.Note = "wsus-extract", "taken by our own outside from "+offlineName
 	}
 	if err := out.Evidence(ev); err != nil {
 		return err
 	}
-	if isScan(a) {
-		if err := scanSignature(a, trust, out); err != nil {
-			return err
-		}
+	switch {
+	case isScan(a):
+		err = scanSignature(a, trust, out)
+	case isExtract(a):
+		err = verifyExtract(c, a, s.head, trust, out)
+	}
+	if err != nil {
+		return err
 	}
 	for _, p := range list {
 		if _, ok := named[p.Path]; !ok {
@@ -154,6 +168,18 @@ func scanSignature(a feed.Artifact, trust feed.Trust, out feed.Proof) error {
 	})
 }
 
+func formOf(a feed.Artifact) string {
+	switch {
+	case isBatch(a):
+		return batchPrefix
+	case isExtract(a):
+		return extractPrefix
+	case isPublished(a):
+		return publishedPrefix
+	}
+	return ""
+}
+
 func openSource(c feed.Content, a feed.Artifact) (*scan, error) {
 	f, err := c.Open(a.Path)
 	if err != nil {
@@ -170,19 +196,19 @@ func openSource(c feed.Content, a feed.Artifact) (*scan, error) {
 // agrees compares a scan with its artifact, with the map of revisions and with
 // the scans before it: one revision has one content.
 func agrees(a feed.Artifact, s *scan, ids *revisions, sums map[seen][32]byte) error {
-	if want := sourceArtifact(a, s.created); a.Path != want.Path || !a.Time.Equal(want.Time) {
+	if want := sourceArtifact(a, s); a.Path != want.Path || !a.Time.Equal(want.Time) {
 		return upstream("not as the snapshot describes it")
 	}
 	for id, sum := range s.sums {
 		if ids.ids[id] == 0 {
 			return upstream("%s has no revision id", id)
 		}
-		if had, ok := sums[seen{id, isBatch(a)}]; ok && had != sum {
+		if had, ok := sums[seen{id, formOf(a)}]; ok && had != sum {
 			return upstream("%s with two contents", id)
 		}
 	}
 	for id, sum := range s.sums {
-		sums[seen{id, isBatch(a)}] = sum
+		sums[seen{id, formOf(a)}] = sum
 	}
 	return nil
 }
@@ -237,10 +263,33 @@ func signatures(a feed.Artifact, n namedBy, trust feed.Trust, out feed.Proof) er
 	if err := out.Evidence(link); err != nil || !read {
 		return err
 	}
-	return out.Once(a, "authenticode", func(r io.ReaderAt, size int64) (feed.Evidence, error) {
-		ev, err := verifier.Authenticode(r, size, verifier.Microsoft(), trust)
+	by, method := verifier.Microsoft(), "authenticode"
+	if strings.HasPrefix(n.Group, publishedGroup) {
+		by, method = ownPublisher(trust), "authenticode-own"
+	}
+	return out.Once(a, method, func(r io.ReaderAt, size int64) (feed.Evidence, error) {
+		ev, err := verifier.Authenticode(r, size, by, trust)
 		return ev, untrusted(err)
 	})
+}
+
+// usePublisher is the Use of a body's own certificate, which a trust order adds.
+const usePublisher = "x509-publisher"
+
+// ownPublisher is who may sign what is published here: the organisations of the
+// certificates that trust orders added. Without one nothing holds.
+func ownPublisher(trust feed.Trust) verifier.Publisher {
+	p := verifier.Publisher{Roots: usePublisher}
+	for _, a := range trust.For(usePublisher) {
+		der := a.Data
+		if b, _ := pem.Decode(a.Data); b != nil {
+			der = b.Bytes
+		}
+		if c, err := x509.ParseCertificate(der); err == nil {
+			p.Names = append(p.Names, c.Subject.Organization...)
+		}
+	}
+	return p
 }
 
 func refuse(out feed.Proof, a feed.Artifact, why error) error {

@@ -13,8 +13,10 @@ import (
 // Machine is what applicability rules ask about (microsoft.md 1.12, as far as
 // it decides anything without a registry and files).
 type Machine struct {
-	Version  [5]int // major, minor, build, service pack major, minor
-	Product  int    // 1 workstation, 2 domain controller, 3 server
+	Files    map[string]string // file versions by "CSIDL|path"
+	Products map[string]string // MSI products' versions by product code
+	Version  [5]int            // major, minor, build, service pack major, minor
+	Product  int               // 1 workstation, 2 domain controller, 3 server
 	Suite    int
 	Arch     int               // 0 x86, 9 amd64
 	Packages map[string]string // CBS packages by name: version; what rules call "parent"
@@ -58,7 +60,35 @@ func (m Machine) eval(n, core *node) bool {
 	case "CbsPackageInstallable":
 		return slices.ContainsFunc(m.assemblies(core), m.parent)
 	}
-	return false // registry, files, MSI, WMI: not there
+	return m.has(n) // registry, WMI: not there
+}
+
+// has evaluates rules about files and MSI products.
+func (m Machine) has(n *node) bool {
+	least := func(have, want string) bool {
+		h, w := strings.Split(have, "."), strings.Split(want, ".")
+		for i := range w {
+			x, y := 0, 0
+			if i < len(h) {
+				x, _ = strconv.Atoi(h[i])
+			}
+			if y, _ = strconv.Atoi(w[i]); x != y {
+				return x > y
+			}
+		}
+		return true
+	}
+	file, isFile := m.Files[n.attr("Csidl")+"|"+n.attr("Path")]
+	product, isProduct := m.Products[n.attr("ProductCode")]
+	switch n.name {
+	case "b.FileExists":
+		return isFile
+	case "b.FileVersion":
+		return isFile && n.attr("Comparison") == "GreaterThanOrEqualTo" && least(file, n.attr("Version"))
+	case "m.MsiProductInstalled":
+		return isProduct && least(product, n.attr("VersionMin"))
+	}
+	return false
 }
 
 func (m Machine) assemblies(core *node) []*node {
