@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,7 +43,7 @@ func newWingetShop(t *testing.T) *wingetShop {
 	if err != nil {
 		missing(t, err.Error())
 	}
-	tools, key := signedTree(t, map[string]string{"vc_red.msi": string(msi), "readme.txt": "read"})
+	tools, key := signedTree(t, map[string]string{"vc_red.msi": string(msi), "setup.exe": string(nullsoft(t)), "readme.txt": "read"})
 	x := &wingetShop{town: appxtest.NewPublisher("試験町", time.Now()), msi: msi}
 	apps := t.TempDir()
 	x.world = newWorld(t, treeBlock(tools)+fmt.Sprintf("\n[feed.apps]\nkind = \"msix\"\ndir = \"apps\"\npublishers = [\"試験町\"]\ndirs = { apps = %q }\n\n"+
@@ -60,6 +61,27 @@ func newWingetShop(t *testing.T) *wingetShop {
 	x.configure(inside, "[[listen]]\naddr = \"127.0.0.1:0\"\ntls = true\n")
 	x.put(apps, "1.0.0.0")
 	return x
+}
+
+// nullsoft is a genuine installer that NSIS builds.
+func nullsoft(t *testing.T) []byte {
+	t.Helper()
+	tool, dir := need(t, "makensis"), t.TempDir()
+	script := "\ufeffUnicode true\nName \"Tool\"\nOutFile \"setup.exe\"\nVIProductVersion \"2.1.0.0\"\n"
+	for k, v := range map[string]string{"ProductName": "Shiken Tool", "CompanyName": "Shiken", "ProductVersion": "2.1", "FileVersion": "2.1"} {
+		script += "VIAddVersionKey /LANG=1033 " + k + " \"" + v + "\"\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "x.nsi"), []byte(script+"Section\nSectionEnd\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(tool, "-V1", "x.nsi")
+	cmd.Dir = dir
+	must(t, cmd)
+	b, err := os.ReadFile(filepath.Join(dir, "setup.exe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func (x *wingetShop) pack1(version string) []byte {
@@ -187,6 +209,10 @@ func TestWinget(t *testing.T) {
 	id, _, file = x.upgrade("NormalizedPackageNameAndPublisher", "Microsoft Visual C++ 2010  x86 Redistributable - 10.0.40219")
 	if !strings.HasPrefix(id, "MicrosoftCorporation.MicrosoftVisualC++2010") || !bytes.Equal(file, x.msi) {
 		t.Errorf("%s: %d bytes of %d", id, len(file), len(x.msi))
+	}
+	id, version, file = x.upgrade("NormalizedPackageNameAndPublisher", "Shiken Tool 2.0 (x86)")
+	if id != "Shiken.ShikenTool" || version != "2.1" || !bytes.HasPrefix(file, []byte("MZ")) {
+		t.Errorf("%s %s, %d bytes", id, version, len(file))
 	}
 	_, _, app := x.upgrade("PackageFamilyName", family)
 	card := x.inside("origin", string(feed.DigestOf(app)))
