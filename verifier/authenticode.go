@@ -3,6 +3,7 @@ package verifier
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	_ "embed"
@@ -279,6 +280,18 @@ func wholeData(ci cmsContentInfo, sd cmsSignedData) error {
 		return errors.New("more in it than belongs there")
 	}
 	si := sd.Signers[0]
+	version := 1
+	if sd.Content.Type.Equal(oidTSTInfo) { // RFC 5652 §5.1: content that is not "data"; PKCS#7 1.5 knew no other than 1
+		version = 3
+	}
+	if sd.Version != version || si.Version != 1 || !sd.Certificates.IsCompound {
+		return errors.New("not in the form that signing tools write")
+	}
+	for _, a := range append(slices.Clone(sd.Digests), si.Digest) {
+		if !bare(a) {
+			return errors.New("a hash with parameters")
+		}
+	}
 	if !slices.ContainsFunc(sd.Digests, func(a pkix.AlgorithmIdentifier) bool { return a.Algorithm.Equal(si.Digest.Algorithm) }) {
 		return errors.New("the signer's hash is not announced")
 	}
@@ -387,6 +400,9 @@ func signerOf(info cmsSignerInfo, certs []*x509.Certificate, content []byte, kin
 		return nil, 0, errors.New("PKCS#7: the signer's certificate is missing")
 	}
 	s.leaf = certs[i]
+	if !namesKey(s.info.Algorithm, s.leaf.PublicKey) {
+		return nil, 0, errors.New("PKCS#7: a signature of another algorithm than its key")
+	}
 	h, err := cmsHash(s.info.Digest.Algorithm)
 	if err != nil {
 		return nil, 0, err
@@ -408,6 +424,25 @@ func signerOf(info cmsSignerInfo, certs []*x509.Certificate, content []byte, kin
 		return nil, 0, fmt.Errorf("PKCS#7 signature of %s: %w", s.leaf.Subject.CommonName, err)
 	}
 	return s, h, nil
+}
+
+// bare reports whether an algorithm has no parameters, in either spelling.
+func bare(a pkix.AlgorithmIdentifier) bool {
+	p := a.Parameters.FullBytes
+	return len(p) == 0 || bytes.Equal(p, asn1.NullBytes)
+}
+
+// namesKey reports whether a signature's algorithm fits the key that it is
+// checked with: RSA with PKCS#1 v1.5 (RFC 3279 §2.3.1, RFC 4055 §5) or ECDSA
+// (RFC 5758 §3.2).
+func namesKey(a pkix.AlgorithmIdentifier, key any) bool {
+	arc := asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1} // rsaEncryption 1, SHA-1 5, SHA-256 to 512 11 to 13
+	last := []int{1, 5, 11, 12, 13}
+	if _, ok := key.(*ecdsa.PublicKey); ok {
+		arc, last = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3}, []int{2, 3, 4}
+	}
+	n := len(a.Algorithm) - 1
+	return n == len(arc) && a.Algorithm[:n].Equal(arc) && slices.Contains(last, a.Algorithm[n]) && bare(a)
 }
 
 // onlyX509 leaves out the other choices of CMS 10.2.2: Microsoft's time stamps

@@ -40,6 +40,7 @@ type Package struct {
 	Template   string // of the summary: "x64;1041", "Intel;1033,1041"
 	Subject    string // of the summary: usually the product's name
 	Author     string
+	Comments   string
 }
 
 func bad(format string, a ...any) error {
@@ -262,6 +263,8 @@ func (p *Package) summary(b []byte, decode func([]byte) string) {
 			p.Subject = text
 		case 4:
 			p.Author = text
+		case 6:
+			p.Comments = text
 		case 7:
 			p.Template = text
 		}
