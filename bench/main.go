@@ -56,6 +56,7 @@ func benchmarks() []benchmark {
 		{"size", "pack and import of 200 GiB (-n GiB) from a sparse source: memory and speed", bundleSize},
 		{"cuts", "1,000 power cuts during imports (root, loop devices, btrfs)", cuts},
 		{"fetch", "fetch of an archive against debmirror", fetch},
+		{"mar", "verdicts on MAR files against the vendor's own libmar (downloads Debian's firefox-esr source, 700 MB)", archives},
 		{"month", "what a month, a week and a day of a Debian suite weigh against the whole", month},
 		{"load", "10,000 Windows terminals over a compressed day and a herd of 3,000, over 20,000 revisions", terminalLoad},
 		{"wsus", "100,000 revisions of Windows updates: opening and memory", updates},

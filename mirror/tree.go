@@ -206,7 +206,7 @@ func (w *watcher) serving(s feed.Setup, m *mounted) feed.Serving {
 		Feed: s.Name,
 		View: m.view,
 		Ring: w.o.Rings.Of,
-		Peer: func(name string) (feed.Content, error) { return w.peer(s, name) },
+		Peer: func(name, ring string) (feed.Peer, error) { return w.peer(s, name, ring) },
 		Base: w.o.base(s), Ledger: w.ledger, Secret: w.secret.of(s.Name),
 		Log: w.o.Log.With("feed", s.Name),
 	}
@@ -229,21 +229,22 @@ func (m *mounted) view(ring string) (feed.View, bool) {
 	return feed.View{}, false
 }
 
-// peer is what terminals of ring "all" see of another feed, if this one's config names it.
-func (w *watcher) peer(s feed.Setup, name string) (feed.Content, error) {
+// peer is what terminals of a ring see of another feed, if this one's config names it.
+func (w *watcher) peer(s feed.Setup, name, ring string) (feed.Peer, error) {
 	k, ok := s.Feed.(feed.Peers)
 	if !ok || !slices.Contains(k.Peers(), name) {
-		return nil, fmt.Errorf("feed %s does not name %q as a peer: %w", s.Name, name, feed.ErrConfig)
+		return feed.Peer{}, fmt.Errorf("feed %s does not name %q as a peer: %w", s.Name, name, feed.ErrConfig)
 	}
 	t := w.tree.Load()
 	if t == nil || t.feeds[name] == nil {
-		return nil, fmt.Errorf("feed %s: %w", name, fs.ErrNotExist)
+		return feed.Peer{}, fmt.Errorf("feed %s: %w", name, fs.ErrNotExist)
 	}
-	v, ok := t.feeds[name].view("all")
+	m := t.feeds[name]
+	v, ok := m.view(ring)
 	if !ok {
-		return nil, fmt.Errorf("feed %s: nothing published: %w", name, fs.ErrNotExist)
+		return feed.Peer{}, fmt.Errorf("feed %s: nothing published: %w", name, fs.ErrNotExist)
 	}
-	return v.Content, nil
+	return feed.Peer{Feed: m.setup.Feed, View: v}, nil
 }
 
 // run looks every poll until ctx ends.

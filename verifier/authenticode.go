@@ -3,6 +3,7 @@ package verifier
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	_ "embed"
@@ -75,8 +76,12 @@ func MicrosoftRoot2011() []byte {
 
 // Publisher is who must have signed.
 type Publisher struct {
-	Roots string   // Use of the anchors that its certificate may lead to
-	Names []string // organisations (O) of its certificate: exactly one of these
+	Roots string // Use of the anchors that its certificate may lead to
+	// Names are organisations (O) of its certificate: exactly one of these. One
+	// that begins with "CN=" is the whole distinguished name, as the manifests of
+	// app packages write it: certificates of the Store and of a town's own
+	// authority may have no organisation.
+	Names []string
 }
 
 // Microsoft is the publisher of Windows and of all that Windows Update carries.
@@ -110,7 +115,8 @@ type spcIndirect struct {
 
 // Authenticode checks the signature that a Windows file carries. The first
 // bytes tell the container, not the name: a program (PE), a cabinet (.cab,
-// .msu), or an installer package or patch (.msi, .msp).
+// .msu), an installer package or patch (.msi, .msp), or an app package or
+// bundle (.appx, .msix, .appxbundle, .msixbundle).
 //
 // ErrUnsigned if there is no signature or the container cannot carry one, else
 // ErrUntrusted if it does not hold.
@@ -129,12 +135,18 @@ func Authenticode(r io.ReaderAt, size int64, by Publisher, trust feed.Trust) (fe
 	}
 	var why []error
 	for _, one := range strongest(all) {
-		s, err := spcSignature(one, c.digest)
+		s, h, err := spcSignature(one, c.digest)
 		if err == nil {
 			err = s.judge(by, trust, roots, anchors)
 		}
+		note := ""
+		if err == nil && c.whole != nil {
+			note, err = c.whole(s.leaf, h)
+		}
 		if err == nil {
-			return s.evidence("authenticode"), nil
+			ev := s.evidence("authenticode")
+			ev.Note = note
+			return ev, nil
 		}
 		why = append(why, err)
 	}
@@ -146,6 +158,9 @@ func Authenticode(r io.ReaderAt, size int64, by Publisher, trust feed.Trust) (fe
 type container struct {
 	signature []byte
 	digest    func(crypto.Hash) ([]byte, error)
+	// whole checks what the digest alone does not say, once the signature
+	// holds: the note for the origin card. nil if there is nothing.
+	whole func(*x509.Certificate, crypto.Hash) (string, error)
 }
 
 func containerOf(r io.ReaderAt, size int64) (container, error) {
@@ -161,6 +176,8 @@ func containerOf(r io.ReaderAt, size int64) (container, error) {
 		return program(r, size)
 	case string(magic[:]) == "\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1":
 		return installer(r, size)
+	case string(magic[:4]) == "PK\x03\x04":
+		return appPackage(r, size)
 	}
 	return container{}, fmt.Errorf("no container that can be signed: %w", ErrUnsigned)
 }
@@ -263,6 +280,18 @@ func wholeData(ci cmsContentInfo, sd cmsSignedData) error {
 		return errors.New("more in it than belongs there")
 	}
 	si := sd.Signers[0]
+	version := 1
+	if sd.Content.Type.Equal(oidTSTInfo) { // RFC 5652 §5.1: content that is not "data"; PKCS#7 1.5 knew no other than 1
+		version = 3
+	}
+	if sd.Version != version || si.Version != 1 || !sd.Certificates.IsCompound {
+		return errors.New("not in the form that signing tools write")
+	}
+	for _, a := range append(slices.Clone(sd.Digests), si.Digest) {
+		if !bare(a) {
+			return errors.New("a hash with parameters")
+		}
+	}
 	if !slices.ContainsFunc(sd.Digests, func(a pkix.AlgorithmIdentifier) bool { return a.Algorithm.Equal(si.Digest.Algorithm) }) {
 		return errors.New("the signer's hash is not announced")
 	}
@@ -321,14 +350,14 @@ type msSigner struct {
 }
 
 // spcSignature checks one signature over the file.
-func spcSignature(der []byte, digest func(crypto.Hash) ([]byte, error)) (*msSigner, error) {
+func spcSignature(der []byte, digest func(crypto.Hash) ([]byte, error)) (*msSigner, crypto.Hash, error) {
 	sd, content, err := signedData(der, oidSpcIndirect)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	s, h, err := signerIn(sd, content, oidSpcIndirect)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	// content lacks its own tag; the two members follow each other.
 	var spc spcIndirect
@@ -337,19 +366,19 @@ func spcSignature(der []byte, digest func(crypto.Hash) ([]byte, error)) (*msSign
 		rest, err = asn1.Unmarshal(rest, &spc.Digest)
 	}
 	if err != nil || len(rest) > 0 {
-		return nil, errors.New("Authenticode: malformed content")
+		return nil, 0, errors.New("Authenticode: malformed content")
 	}
 	if of, err := cmsHash(spc.Digest.Algorithm.Algorithm); err != nil || of != h {
-		return nil, errors.New("Authenticode: two hash algorithms")
+		return nil, 0, errors.New("Authenticode: two hash algorithms")
 	}
 	want, err := digest(h)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if !bytes.Equal(want, spc.Digest.Digest) {
-		return nil, errors.New("Authenticode: signature of another file")
+		return nil, 0, errors.New("Authenticode: signature of another file")
 	}
-	return s, s.stamped()
+	return s, h, s.stamped()
 }
 
 // signerIn is signerOf for the one signer of a SignedData.
@@ -371,6 +400,9 @@ func signerOf(info cmsSignerInfo, certs []*x509.Certificate, content []byte, kin
 		return nil, 0, errors.New("PKCS#7: the signer's certificate is missing")
 	}
 	s.leaf = certs[i]
+	if !namesKey(s.info.Algorithm, s.leaf.PublicKey) {
+		return nil, 0, errors.New("PKCS#7: a signature of another algorithm than its key")
+	}
 	h, err := cmsHash(s.info.Digest.Algorithm)
 	if err != nil {
 		return nil, 0, err
@@ -392,6 +424,25 @@ func signerOf(info cmsSignerInfo, certs []*x509.Certificate, content []byte, kin
 		return nil, 0, fmt.Errorf("PKCS#7 signature of %s: %w", s.leaf.Subject.CommonName, err)
 	}
 	return s, h, nil
+}
+
+// bare reports whether an algorithm has no parameters, in either spelling.
+func bare(a pkix.AlgorithmIdentifier) bool {
+	p := a.Parameters.FullBytes
+	return len(p) == 0 || bytes.Equal(p, asn1.NullBytes)
+}
+
+// namesKey reports whether a signature's algorithm fits the key that it is
+// checked with: RSA with PKCS#1 v1.5 (RFC 3279 §2.3.1, RFC 4055 §5) or ECDSA
+// (RFC 5758 §3.2).
+func namesKey(a pkix.AlgorithmIdentifier, key any) bool {
+	arc := asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1} // rsaEncryption 1, SHA-1 5, SHA-256 to 512 11 to 13
+	last := []int{1, 5, 11, 12, 13}
+	if _, ok := key.(*ecdsa.PublicKey); ok {
+		arc, last = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3}, []int{2, 3, 4}
+	}
+	n := len(a.Algorithm) - 1
+	return n == len(arc) && a.Algorithm[:n].Equal(arc) && slices.Contains(last, a.Algorithm[n]) && bare(a)
 }
 
 // onlyX509 leaves out the other choices of CMS 10.2.2: Microsoft's time stamps
@@ -453,10 +504,21 @@ func (s *msSigner) judge(by Publisher, trust feed.Trust, roots *x509.CertPool, a
 			return fmt.Errorf("time stamp: %w", err)
 		}
 	}
-	if o := s.leaf.Subject.Organization; len(o) != 1 || !slices.Contains(by.Names, o[0]) {
+	if !by.is(s.leaf) {
 		return fmt.Errorf("signed by %.200q, not by %s", s.leaf.Subject, strings.Join(by.Names, " or "))
 	}
 	return s.leads(at, trust, roots, anchors, x509.ExtKeyUsageCodeSigning)
+}
+
+// is reports whether the certificate has one of the publisher's names.
+func (by Publisher) is(leaf *x509.Certificate) bool {
+	o := leaf.Subject.Organization
+	return slices.ContainsFunc(by.Names, func(name string) bool {
+		if strings.HasPrefix(name, "CN=") {
+			return samePublisher(name, leaf)
+		}
+		return len(o) == 1 && o[0] == name
+	})
 }
 
 func (s *msSigner) leads(at time.Time, trust feed.Trust, roots *x509.CertPool, anchors map[string]feed.Anchor, usage x509.ExtKeyUsage) error {

@@ -43,7 +43,7 @@ func cabinet(r io.ReaderAt, size int64) (container, error) {
 	if _, err := r.ReadAt(der, at); err != nil {
 		return container{}, fmt.Errorf("%w: %w", err, feed.ErrDamaged)
 	}
-	return container{der, func(h crypto.Hash) ([]byte, error) {
+	return container{signature: der, digest: func(h crypto.Hash) ([]byte, error) {
 		return digestOf(h, r, [2]int64{0, 4}, [2]int64{8, 34}, [2]int64{56, end})
 	}}, nil
 }

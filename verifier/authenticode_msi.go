@@ -29,6 +29,9 @@ func installer(r io.ReaderAt, size int64) (container, error) {
 	if err != nil {
 		return container{}, msiErr(err)
 	}
+	if err := nothingBehind(r, f.End(), size); err != nil {
+		return container{}, err
+	}
 	sig := f.Root.Child(msiSignature)
 	if sig == nil {
 		return container{}, ErrUnsigned
@@ -59,6 +62,26 @@ func installer(r io.ReaderAt, size int64) (container, error) {
 		return d.Sum(nil), nil
 	}
 	return c, nil
+}
+
+// nothingBehind refuses bytes behind the last used sector: an archive appended
+// to a signed package was once believed with it (CVE-2020-1464). Zeros are what
+// tools leave.
+func nothingBehind(r io.ReaderAt, end, size int64) error {
+	rest := io.NewSectionReader(r, end, size-end)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := rest.Read(buf)
+		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
+			return fmt.Errorf("package: %d bytes behind its end: %w", size-end, feed.ErrUntrusted)
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("package: %w: %w", err, feed.ErrDamaged)
+		}
+	}
 }
 
 func msiErr(err error) error {

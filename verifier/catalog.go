@@ -151,7 +151,7 @@ func (c *Catalog) Members() int { return len(c.members) }
 // the digest of all its bytes. ErrUntrusted if it does not.
 func (c *Catalog) Lists(r io.ReaderAt, size int64) (feed.Evidence, error) {
 	digest := func(h crypto.Hash) ([]byte, error) { return digestOf(h, r, [2]int64{0, size}) }
-	if box, err := containerOf(r, size); box.digest != nil {
+	if box, err := containerOf(r, size); box.digest != nil && box.whole == nil {
 		digest = box.digest
 	} else if err != nil && !errors.Is(err, feed.ErrUntrusted) {
 		return feed.Evidence{}, err

@@ -48,7 +48,7 @@ func OpenPGPClear(doc []byte, trust feed.Trust, anchors []feed.Anchor) (text []b
 	}
 	// What is signed ends its lines with CR LF, and the last one with nothing.
 	signed := bytes.ReplaceAll(bytes.TrimSuffix(text, []byte{'\n'}), []byte{'\n'}, []byte("\r\n"))
-	ev, err = checkSignatures(bytes.NewReader(signed), sigs, trust, anchors)
+	ev, err = checkSignatures(bytes.NewReader(signed), sigs, trust, anchors, false)
 	if err != nil {
 		return nil, feed.Evidence{}, err
 	}
@@ -59,6 +59,21 @@ func OpenPGPClear(doc []byte, trust feed.Trust, anchors []feed.Anchor) (text []b
 // several signatures, over all that signed yields. Rules and errors are those
 // of OpenPGPClear; a read error of signed is returned as it is.
 func OpenPGPDetached(signed io.Reader, sig []byte, trust feed.Trust, anchors []feed.Anchor) (feed.Evidence, error) {
+	return detached(signed, sig, trust, anchors, false)
+}
+
+// OpenPGPRelease is OpenPGPDetached for what a vendor signs once and leaves as
+// it is, as the lists of a release: whether a key had expired is judged at the
+// time of the signature. ErrRevoked is among the errors if a signature names a
+// key that the vendor revoked; whether it holds is then not looked at.
+func OpenPGPRelease(signed io.Reader, sig []byte, trust feed.Trust, anchors []feed.Anchor) (feed.Evidence, error) {
+	return detached(signed, sig, trust, anchors, true)
+}
+
+// ErrRevoked: the vendor revoked the key, so that its signature counts for nothing.
+var ErrRevoked = fmt.Errorf("the vendor revoked the key: %w", feed.ErrUntrusted)
+
+func detached(signed io.Reader, sig []byte, trust feed.Trust, anchors []feed.Anchor, then bool) (feed.Evidence, error) {
 	if len(sig) > maxSignatureDoc {
 		return feed.Evidence{}, fmt.Errorf("signature of %d bytes: %w", len(sig), feed.ErrUntrusted)
 	}
@@ -72,7 +87,7 @@ func OpenPGPDetached(signed io.Reader, sig []byte, trust feed.Trust, anchors []f
 	if err != nil {
 		return feed.Evidence{}, fmt.Errorf("detached signature: %w: %w", err, feed.ErrUntrusted)
 	}
-	return checkSignatures(signed, sigs, trust, anchors)
+	return checkSignatures(signed, sigs, trust, anchors, then)
 }
 
 const (
@@ -268,8 +283,9 @@ type candidate struct {
 	sum  hash.Hash // the same state without the text filter
 }
 
-// checkSignatures returns evidence of the first signature that counts.
-func checkSignatures(signed io.Reader, sigs []*packet.Signature, trust feed.Trust, anchors []feed.Anchor) (feed.Evidence, error) {
+// checkSignatures returns evidence of the first signature that counts. Expiry
+// of keys is judged at trust.At, or at the time of the signature (then).
+func checkSignatures(signed io.Reader, sigs []*packet.Signature, trust feed.Trust, anchors []feed.Anchor, then bool) (feed.Evidence, error) {
 	ring, err := readRing(trust, anchors)
 	if err != nil {
 		return feed.Evidence{}, err
@@ -282,7 +298,7 @@ func checkSignatures(signed io.Reader, sigs []*packet.Signature, trust feed.Trus
 			why = append(why, fmt.Errorf("key %s is not pinned", issuer(s)))
 		}
 		for _, k := range keys {
-			c, err := prepare(s, k, trust)
+			c, err := prepare(s, k, trust, then)
 			if err != nil {
 				why = append(why, fmt.Errorf("key %s: %w", k.fingerprint(), err))
 				continue
@@ -324,7 +340,7 @@ func checkSignatures(signed io.Reader, sigs []*packet.Signature, trust feed.Trus
 }
 
 // prepare applies every rule that needs no hashing.
-func prepare(s *packet.Signature, k signingKey, trust feed.Trust) (candidate, error) {
+func prepare(s *packet.Signature, k signingKey, trust feed.Trust, then bool) (candidate, error) {
 	switch {
 	case s.SigType != packet.SigTypeBinary && s.SigType != packet.SigTypeText:
 		return candidate{}, fmt.Errorf("signature of type %#x", byte(s.SigType))
@@ -337,7 +353,11 @@ func prepare(s *packet.Signature, k signingKey, trust feed.Trust) (candidate, er
 		trust.At.After(s.CreationTime.Add(time.Duration(*s.SigLifetimeSecs)*time.Second)):
 		return candidate{}, errors.New("the signature has expired")
 	}
-	if err := k.usable(s.CreationTime, trust); err != nil {
+	at := trust.At
+	if then {
+		at = s.CreationTime
+	}
+	if err := k.usable(s.CreationTime, at, trust); err != nil {
 		return candidate{}, err
 	}
 	h, err := s.PrepareVerify()
@@ -433,10 +453,10 @@ func (r ring) find(s *packet.Signature) []signingKey {
 
 // usable says whether the key may vouch for something signed at the given time.
 //
-// Expiry is judged at trust.At, as apt does. A key revoked without a reason or
+// Expiry is judged at the given time: trust.At, as apt does, or the signature's. A key revoked without a reason or
 // as compromised (RFC 9580 §5.2.3.31) counts for nothing, whatever date its
 // signatures claim; one superseded or retired counts for what it signed before.
-func (k signingKey) usable(signed time.Time, trust feed.Trust) error {
+func (k signingKey) usable(signed, at time.Time, trust feed.Trust) error {
 	primary := k.entity.PrimaryKey
 	self, _ := k.entity.PrimarySelfSignature()
 	switch {
@@ -448,15 +468,15 @@ func (k signingKey) usable(signed time.Time, trust feed.Trust) error {
 		return errors.New("the key is not for signing")
 	case signed.Before(k.pub.CreationTime):
 		return errors.New("the signature is older than its key")
-	case primary.KeyExpired(self, trust.At), self.SigExpired(trust.At),
-		k.binding != nil && (k.pub.KeyExpired(k.binding, trust.At) || k.binding.SigExpired(trust.At)):
+	case primary.KeyExpired(self, at), self.SigExpired(at),
+		k.binding != nil && (k.pub.KeyExpired(k.binding, at) || k.binding.SigExpired(at)):
 		return errors.New("the key has expired")
 	}
 	for _, r := range k.revocations {
 		soft := r.RevocationReason != nil &&
 			(*r.RevocationReason == packet.KeySuperseded || *r.RevocationReason == packet.KeyRetired)
 		if !soft || !signed.Before(r.CreationTime) {
-			return fmt.Errorf("the key was revoked on %s", r.CreationTime.UTC().Format(time.DateOnly))
+			return fmt.Errorf("%w on %s", ErrRevoked, r.CreationTime.UTC().Format(time.DateOnly))
 		}
 	}
 	for _, id := range []string{k.fingerprint(), fingerprint(primary), string(k.anchor.SHA256())} {

@@ -108,9 +108,9 @@ func TestRevokedSubkeyOfMozilla(t *testing.T) {
 		"09BEED63F3462A2DFFAB3B875ECB6497C1A20256": "revoked",
 	}
 	for _, k := range keys {
-		err := k.usable(time.Date(2026, 8, 7, 0, 0, 0, 0, time.UTC), trustAt(testNow))
+		err := k.usable(time.Date(2026, 8, 7, 0, 0, 0, 0, time.UTC), testNow, trustAt(testNow))
 		if k.fingerprint()[:4] == "09BE" {
-			err = k.usable(time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC), trustAt(testNow))
+			err = k.usable(time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC), testNow, trustAt(testNow))
 		}
 		w, known := want[k.fingerprint()]
 		if !known || (w == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), w) {

@@ -22,6 +22,7 @@ type proof struct {
 	proved     map[[32]byte]feed.Strength // the same by digest, for Via
 	signer     map[string]string          // path → signer, where a signature was met at the path itself
 	withheld   map[string]string          // group → reason
+	first      error                      // the first fault that withholds
 	marks      map[string]int64
 	exceptions map[uint64]bool
 	last       string // the path last refused, for messages

@@ -45,7 +45,8 @@ type Verdict struct {
 // Run verifies a snapshot. Its errors refuse it whole: ErrUntrusted (H-502)
 // for what does not hold, ErrRollback (H-505), ErrHeld (H-601) for what holds
 // but is weaker than the floor, ErrDamaged for unreadable stored bytes. What
-// is refused or weak in a group of its own is withheld alone.
+// is refused or weak in a group of its own is withheld alone; where that is
+// all there is, it refuses the whole.
 //
 // The evidence document is complete, and says why, also for a refusal.
 func Run(ctx context.Context, j Job) (Verdict, error) {
@@ -145,9 +146,13 @@ func (p *proof) judge(ctx context.Context) error {
 
 // fault withholds the artifact's group; without one it returns the refusal.
 func (p *proof) fault(a feed.Artifact, err error, code string, args ...string) error {
+	args = append([]string{"feed", p.job.Setup.Name, "file", a.Path, "signer", p.signer[a.Path]}, args...)
+	whole := feed.NewFault(fmt.Errorf("feed %s: %w", p.job.Setup.Name, err), code, args...)
 	if a.Group == "" {
-		args = append([]string{"feed", p.job.Setup.Name, "file", a.Path, "signer", p.signer[a.Path]}, args...)
-		return feed.NewFault(fmt.Errorf("feed %s: %w", p.job.Setup.Name, err), code, args...)
+		return whole
+	}
+	if p.first == nil {
+		p.first = whole
 	}
 	if _, ok := p.withheld[a.Group]; !ok {
 		p.withheld[a.Group] = err.Error()
@@ -177,6 +182,9 @@ func (p *proof) verdict() (Verdict, error) {
 		return Verdict{}, feed.NewFault(fmt.Errorf("feed %s: %d artifacts would be withheld, at most %d may: %w",
 			p.job.Setup.Name, len(v.Withheld), MaxWithheld, feed.ErrUntrusted),
 			"H-502", "feed", p.job.Setup.Name, "file", strconv.Itoa(len(v.Withheld)), "signer", "")
+	}
+	if v.Artifacts > 0 && len(v.Withheld) == v.Artifacts { // what was published before is more use than nothing
+		return Verdict{}, p.first
 	}
 	v.Exceptions = sortedKeys(p.exceptions)
 	return v, nil

@@ -181,9 +181,9 @@ type Serving struct {
 	View   func(ring string) (View, bool) // "test", "pilot", "all"; false: nothing published for it yet
 	Ring   func(*http.Request) string     // by address, then Host
 	Ledger Ledger
-	Peer   func(feed string) (Content, error) // only feeds named in this feed's config
-	Base   *url.URL                           // how terminals reach this feed, with its mount point
-	Secret []byte                             // 32 bytes for cookies: this server's and this feed's own, the same after a restart
+	Peer   func(feed, ring string) (Peer, error) // only feeds named in this feed's config
+	Base   *url.URL                              // how terminals reach this feed, with its mount point
+	Secret []byte                                // 32 bytes for cookies: this server's and this feed's own, the same after a restart
 	Log    *slog.Logger
 }
 

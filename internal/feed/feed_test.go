@@ -199,3 +199,52 @@ func TestOrders(t *testing.T) {
 		}
 	}
 }
+
+// catalogue is a feed that describes whatever it is told to.
+type catalogue struct {
+	Feed
+	list []Installer
+}
+
+func (c catalogue) Installers(Content) ([]Installer, error) { return c.list, nil }
+
+// oneFile is content with a single artifact.
+type oneFile struct {
+	Content
+	a Artifact
+}
+
+func (c oneFile) Lookup(p string) (Artifact, bool) { return c.a, p == c.a.Path }
+
+func TestInstallers(t *testing.T) {
+	good := Installer{Path: "a.msi", ID: "A.B", Name: "B", Publisher: "A", Version: "1", Arch: "x64", Type: "msi"}
+	gone := good
+	gone.Path = "gone.msi"
+	v := View{Content: oneFile{a: Artifact{Path: "a.msi", Digest: DigestOf([]byte("a")), Size: 1, Class: Feature}}}
+	list, err := Installers(catalogue{list: []Installer{good, gone}}, v)
+	if err != nil || len(list) != 1 || list[0].Digest != DigestOf([]byte("a")) || list[0].Size != 1 || list[0].Class != Feature {
+		t.Errorf("%+v, %v", list, err)
+	}
+	v.Withheld = map[string]string{"a.msi": "held"}
+	if list, err := Installers(catalogue{list: []Installer{good}}, v); err != nil || len(list) != 0 {
+		t.Errorf("withheld: %+v, %v", list, err)
+	}
+	if list, err := Installers(struct{ Feed }{}, v); err != nil || list != nil {
+		t.Errorf("a feed without installers: %+v, %v", list, err)
+	}
+	for name, change := range map[string]func(*Installer){
+		"path": func(i *Installer) { i.Path = "../a" }, "id": func(i *Installer) { i.ID = "one" }, "version": func(i *Installer) { i.Version = "" },
+		"architecture": func(i *Installer) { i.Arch = "amd64" }, "type": func(i *Installer) { i.Type = "dmg" }, "scope": func(i *Installer) { i.Scope = "all" },
+		"control": func(i *Installer) { i.Silent = "/S\n/X" }, "long": func(i *Installer) { i.Name = strings.Repeat("x", maxText+1) },
+	} {
+		i := good
+		if change(&i); i.Check() == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	for _, n := range [][2]string{{"Microsoft Corporation", "Visual C++ 2010 x86"}, {"", ""}, {"株式会社ジャストシステム", "一太郎2026 (試用版)"}, {strings.Repeat("長い", 200), "a/b\\c:d*e?f\"g<h>i|j.k"}} {
+		if id := InstallerID(n[0], n[1]); !ValidInstallerID(id) {
+			t.Errorf("%q: %q", n, id)
+		}
+	}
+}

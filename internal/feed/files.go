@@ -4,6 +4,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -103,6 +104,16 @@ func contentType(p string) string {
 		return "text/plain; charset=utf-8"
 	case ".json":
 		return "application/json"
+	case ".msix":
+		return "application/msix"
+	case ".msixbundle":
+		return "application/msixbundle"
+	case ".appx":
+		return "application/appx"
+	case ".appxbundle":
+		return "application/appxbundle"
+	case ".appinstaller":
+		return "application/appinstaller"
 	case ".deb":
 		return "application/vnd.debian.binary-package"
 	}
@@ -119,4 +130,18 @@ func FileHandler(s Serving) http.Handler {
 		}
 		ServeFile(w, r, v, strings.TrimPrefix(r.URL.Path, "/"))
 	})
+}
+
+// Asked is base as the terminal reached it: the host that it named, so that
+// what it is sent to next keeps its ring and its certificate. For documents
+// that hold addresses; the asker alone sees what it named.
+func Asked(r *http.Request, base *url.URL) *url.URL {
+	u := *base
+	if r.TLS != nil {
+		u.Scheme = "https"
+	}
+	if h, err := url.Parse("//" + r.Host); err == nil && h.Host != "" && h.Host == r.Host && h.User == nil {
+		u.Host = r.Host
+	}
+	return &u
 }

@@ -5,9 +5,14 @@ package all
 import (
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/apt"
+	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/defender"
+	"github.com/hashike/hashike/internal/feed/mozilla"
+	"github.com/hashike/hashike/internal/feed/msix"
+	"github.com/hashike/hashike/internal/feed/office"
 	"github.com/hashike/hashike/internal/feed/tree"
+	"github.com/hashike/hashike/internal/feed/winget"
 	"github.com/hashike/hashike/internal/feed/wsus"
 )
 
@@ -15,9 +20,14 @@ import (
 func Kinds() []feed.Kind {
 	return []feed.Kind{
 		apt.Kind(),
+		chromium.Kind(),
 		clamav.Kind(),
 		defender.Kind(),
+		mozilla.Kind(),
+		msix.Kind(),
+		office.Kind(),
 		tree.Kind(),
+		winget.Kind(),
 		wsus.Kind(),
 	}
 }

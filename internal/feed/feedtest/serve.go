@@ -49,7 +49,9 @@ func (s *shop) handle(v feed.View, open bool) {
 	h, err := s.kind.Handler(feed.Serving{
 		Feed: name, Ring: func(*http.Request) string { return "all" }, Ledger: forgetful{}, Base: base, Secret: make([]byte, 32), Log: slog.New(slog.DiscardHandler),
 		View: func(string) (feed.View, bool) { return v, open },
-		Peer: func(f string) (feed.Content, error) { return nil, fmt.Errorf("feed %s: %w", f, fs.ErrNotExist) },
+		Peer: func(f, _ string) (feed.Peer, error) {
+			return feed.Peer{}, fmt.Errorf("feed %s: %w", f, fs.ErrNotExist)
+		},
 	})
 	if err != nil {
 		s.t.Fatal(err)

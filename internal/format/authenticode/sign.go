@@ -141,12 +141,21 @@ func Sign(of Subject, digest []byte, by Signer, at time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return SignContent(oidSpcIndirect, content, by, at)
+}
+
+// SignContent makes a SignedData over any DER content of the given type, as
+// catalogues are signed.
+func SignContent(kind asn1.ObjectIdentifier, content []byte, by Signer, at time.Time) ([]byte, error) {
+	if err := by.Check(); err != nil {
+		return nil, err
+	}
 	var inner asn1.RawValue
 	if _, err := asn1.Unmarshal(content, &inner); err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(inner.Bytes) // without tag and length (PKCS#7 1.5 §9.3)
-	attrs, err := attributes(sum[:], at)
+	attrs, err := attributes(kind, sum[:], at)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +175,7 @@ func Sign(of Subject, digest []byte, by Signer, at time.Time) ([]byte, error) {
 	}
 	sd := signedData{
 		Version: 1, Digests: []pkix.AlgorithmIdentifier{sha},
-		Content: contentInfo{oidSpcIndirect, explicit(0, content)},
+		Content: contentInfo{kind, explicit(0, content)},
 		Certs:   asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: certs},
 		Signers: []signerInfo{{
 			Version: 1, Issuer: issuerSerial{asn1.RawValue{FullBytes: leaf.RawIssuer}, leaf.SerialNumber}, Digest: sha,
@@ -226,7 +235,7 @@ func indirectOf(of Subject, digest []byte) ([]byte, error) {
 }
 
 // attributes are the signed attributes, as DER orders a set: by their bytes.
-func attributes(digest []byte, at time.Time) ([]byte, error) {
+func attributes(kind asn1.ObjectIdentifier, digest []byte, at time.Time) ([]byte, error) {
 	statement, err := asn1.Marshal([]asn1.ObjectIdentifier{oidSpcIndividual})
 	if err != nil {
 		return nil, err
@@ -236,7 +245,7 @@ func attributes(digest []byte, at time.Time) ([]byte, error) {
 		id    asn1.ObjectIdentifier
 		value any
 	}{
-		{oidContentType, oidSpcIndirect}, {oidSigningTime, at.UTC()}, {oidMessageDigest, digest},
+		{oidContentType, kind}, {oidSigningTime, at.UTC()}, {oidMessageDigest, digest},
 		{oidSpcStatement, asn1.RawValue{FullBytes: statement}}, {oidSpcOpus, struct{}{}},
 	} {
 		v, err := asn1.Marshal(a.value)

@@ -28,6 +28,7 @@ const (
 	endOfChain = 0xFFFFFFFE
 	maxRegular = 0xFFFFFFFA // from here on: marks
 	noStream   = 0xFFFFFFFF
+	free       = 0xFFFFFFFF // a sector that belongs to nothing
 )
 
 // Kind of an entry (§2.6.1).
@@ -186,6 +187,15 @@ func appendTable(to []uint32, buf []byte) []uint32 {
 		to = append(to, binary.LittleEndian.Uint32(buf[i:]))
 	}
 	return to
+}
+
+// End is where the last sector ends that the table calls used, but not beyond
+// the file's end: what lies behind it belongs to nothing.
+func (f *File) End() int64 {
+	last := int64(len(f.fat)) - 1
+	for ; last >= 0 && f.fat[last] == free; last-- {
+	}
+	return min((last+2)*f.sector, f.size)
 }
 
 // table reads a chain of n sectors of numbers.
