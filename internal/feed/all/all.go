@@ -8,6 +8,7 @@ import (
 	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/defender"
+	"github.com/hashike/hashike/internal/feed/eset"
 	"github.com/hashike/hashike/internal/feed/kaspersky"
 	"github.com/hashike/hashike/internal/feed/mozilla"
 	"github.com/hashike/hashike/internal/feed/msix"
@@ -24,6 +25,7 @@ func Kinds() []feed.Kind {
 		chromium.Kind(),
 		clamav.Kind(),
 		defender.Kind(),
+		eset.Kind(),
 		kaspersky.Kind(),
 		mozilla.Kind(),
 		msix.Kind(),

@@ -3,6 +3,10 @@ package feedtest
 import (
 	"maps"
 	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashike/hashike/internal/feed"
 )
 
 // ownDocument is what package tooldir adds to the files of a folder.
@@ -36,3 +40,22 @@ func Folder(c Case, unproved bool) Case {
 	c.Without = without
 	return c
 }
+
+// Once fetches one state from a directory with the real engines, as the first
+// ever seen, and returns the refusal or nil: for tests of a kind's own beside Run.
+func Once(t testing.TB, k feed.Kind, trust []feed.Anchor, dir, config string, files Files, at time.Time, orders ...feed.Order) error {
+	t.Helper()
+	k.Anchors = trust
+	c := Case{Kind: k, Dir: dir, Config: config, Trust: trust, Time: at}
+	c.defaults()
+	b := c.bench(t)
+	if len(orders) > 0 {
+		b.orders = func(feed.Header) []feed.Order { return orders }
+	}
+	b.up.set(t, State{Files: files}, b.clock)
+	_, err := b.run(t.Context())
+	return err
+}
+
+// With is the state with one file replaced.
+func (s State) With(p string, b []byte) State { return s.with(p, b) }

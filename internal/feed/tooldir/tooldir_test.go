@@ -133,7 +133,7 @@ func TestTornFolderIsNeverTaken(t *testing.T) {
 	taken, later := 0, 0
 	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {
-			rnd := rand.New(rand.NewPCG(seed, 7))
+			rnd, reader := rand.New(rand.NewPCG(seed, 7)), rand.New(rand.NewPCG(seed, 8))
 			f, _ := plain().feed(Config{Quiet: feed.Duration(quiet), Yellow: 1, Red: 1})
 			dir := &busy{files: fstest.MapFS{}}
 			generations := map[string]map[string]string{}
@@ -172,7 +172,7 @@ func TestTornFolderIsNeverTaken(t *testing.T) {
 					if later++; !errors.Is(err, feed.ErrTransient) {
 						t.Error(err)
 					}
-					time.Sleep(time.Duration(rnd.Int64N(int64(quiet))))
+					time.Sleep(time.Duration(reader.Int64N(int64(quiet))))
 					continue
 				}
 				taken++
