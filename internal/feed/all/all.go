@@ -13,8 +13,13 @@ import (
 	"github.com/hashike/hashike/internal/feed/mozilla"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
+	"github.com/hashike/hashike/internal/feed/sophos"
+	"github.com/hashike/hashike/internal/feed/symantec"
 	"github.com/hashike/hashike/internal/feed/tree"
+	"github.com/hashike/hashike/internal/feed/trellix"
+	"github.com/hashike/hashike/internal/feed/trendmicro"
 	"github.com/hashike/hashike/internal/feed/winget"
+	"github.com/hashike/hashike/internal/feed/withsecure"
 	"github.com/hashike/hashike/internal/feed/wsus"
 )
 
@@ -27,6 +32,11 @@ func Kinds() []feed.Kind {
 		defender.Kind(),
 		eset.Kind(),
 		kaspersky.Kind(),
+		sophos.Kind(),
+		symantec.Kind(),
+		trellix.Kind(),
+		trendmicro.Kind(),
+		withsecure.Kind(),
 		mozilla.Kind(),
 		msix.Kind(),
 		office.Kind(),
