@@ -43,9 +43,9 @@ type ServerOptions struct {
 	Contact map[string]string // whom to call, by role
 	// Coverage is what the build carries, for the page that says so.
 	Coverage []feed.Coverage
-	Poll    time.Duration     // of published/; 0 is one second
-	Clock   func() time.Time
-	Log     *slog.Logger
+	Poll     time.Duration // of published/; 0 is one second
+	Clock    func() time.Time
+	Log      *slog.Logger
 	// Pages makes the pages of a listener; package mirror/web has them. Nil is none.
 	Pages func(b *Board, admin bool) http.Handler
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashike/hashike/internal/config"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/all"
 	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/mirror"

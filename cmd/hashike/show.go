@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/all"
 	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/mirror"
