@@ -24,7 +24,7 @@ func Kind() feed.Kind {
 			if err := decode(&struct{}{}); err != nil {
 				return nil, err
 			}
-			return nil, feed.NewFault(fmt.Errorf("Sophos terminals accept no mirror: %w", feed.ErrConfig), "H-207")
+			return nil, feed.NewFault(fmt.Errorf("Sophos terminals accept no mirror: %w", feed.ErrConfig), "H-219")
 		},
 	}
 }

@@ -18,7 +18,7 @@ func TestRefusedWithReason(t *testing.T) {
 	}
 	_, err := config.Load(p, []feed.Kind{Kind()})
 	f, ok := errors.AsType[*feed.Fault](err)
-	if !errors.Is(err, feed.ErrConfig) || !ok || f.Code != "H-207" || f.Args["file"] != p {
+	if !errors.Is(err, feed.ErrConfig) || !ok || f.Code != "H-219" || f.Args["file"] != p {
 		t.Errorf("%v", err)
 	}
 }
