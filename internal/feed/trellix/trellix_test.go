@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/tooldir/tooltest"
 )
 
 var taken = time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
@@ -97,4 +98,12 @@ func TestFolderIsWhole(t *testing.T) {
 	if err := take(good.With("avvdat.ini", wide)); err != nil {
 		t.Errorf("an index in UTF-16: %v", err)
 	}
+}
+
+func FuzzSite(f *testing.F) {
+	tooltest.FuzzIndex(f, read, state(f, 2, "avvdat.zip").Files, "SiteStat.xml")
+}
+
+func FuzzDAT(f *testing.F) {
+	tooltest.FuzzIndex(f, read, state(f, 2, "avvdat.zip").Files, "avvdat.ini")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/tooldir/tooltest"
 )
 
 var taken = time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
@@ -77,4 +78,9 @@ func TestServerINI(t *testing.T) {
 	if err := take(good, p.Anchor); err != nil {
 		t.Errorf("an index without a signature: %v", err)
 	}
+}
+
+func FuzzRead(f *testing.F) {
+	p := feedtest.NewPublisher(f, Use, "Trend Micro", taken)
+	tooltest.FuzzIndex(f, read, state(f, p, 2, "pattern/lpt.zip").Files, "au/server.ini")
 }

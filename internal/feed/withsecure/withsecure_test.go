@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/tooldir/tooltest"
 )
 
 var taken = time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
@@ -50,4 +51,8 @@ func TestTornArchive(t *testing.T) {
 			}
 		}
 	}
+}
+
+func FuzzRead(f *testing.F) {
+	tooltest.FuzzIndex(f, read, state(f, 2).Files, "out/f-secure-updates.zip")
 }
