@@ -20,7 +20,6 @@ import (
 
 // Limits on one archive.
 const (
-	maxMembers  = 20_000
 	maxUnpacked = 16 << 30
 	maxGuard    = 16 << 20
 	licence     = 1048 // bytes of lic.dat and navlic.dat, which no guard names
@@ -54,12 +53,9 @@ func guarded(t *tooldir.Tree, p string) (a archive, ok bool, err error) {
 }
 
 func open(r io.ReaderAt, size int64) (a archive, ok bool, err error) {
-	z, err := zip.NewReader(r, size)
+	z, err := tooldir.Archive(r, size)
 	if err != nil {
 		return a, false, err
-	}
-	if len(z.File) > maxMembers {
-		return a, false, fmt.Errorf("over %d members: %w", maxMembers, feed.ErrUpstream)
 	}
 	for _, f := range z.File {
 		switch f.Name {
@@ -174,7 +170,7 @@ func (a archive) holds(r io.ReaderAt, size int64) error {
 	bad := func(why string, args ...any) error {
 		return fmt.Errorf("%s: %w", fmt.Sprintf(why, args...), feed.ErrUntrusted)
 	}
-	z, err := zip.NewReader(r, size)
+	z, err := tooldir.Archive(r, size)
 	if err != nil {
 		return bad("%v", err)
 	}

@@ -9,7 +9,6 @@
 package trellix
 
 import (
-	"archive/zip"
 	"crypto/md5"
 	"encoding/hex"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/tooldir"
@@ -161,26 +159,12 @@ func borne(t *tooldir.Tree, p, name, sum string, rel *tooldir.Release) error {
 		if string(h.Sum(nil)) != string(want) {
 			return fmt.Errorf("%s says of %s another MD5: %w", p, f.Path, tooldir.ErrIncomplete)
 		}
-		if at := newest(r, size); at.After(rel.Time) {
-			rel.Time = at
+		// What is no zip file has no date.
+		if z, err := tooldir.Archive(r, size); err == nil && tooldir.Newest(z).After(rel.Time) {
+			rel.Time = tooldir.Newest(z)
 		}
 		return nil
 	})
-}
-
-// newest is the time of the newest member of a DAT archive: the vendor's
-// clock, without a zone, taken for UTC. Zero for what is no zip file.
-func newest(r io.ReaderAt, size int64) (at time.Time) {
-	z, err := zip.NewReader(r, size)
-	if err != nil {
-		return at
-	}
-	for _, f := range z.File {
-		if f.Modified.After(at) {
-			at = f.Modified
-		}
-	}
-	return at.UTC()
 }
 
 func settings(_ *tooldir.Tree, mirror string) []feed.Setting {

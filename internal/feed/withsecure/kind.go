@@ -8,7 +8,6 @@
 package withsecure
 
 import (
-	"archive/zip"
 	"fmt"
 	"io"
 	"path"
@@ -31,8 +30,6 @@ func Kind() feed.Kind {
 		Read:   read, Settings: settings,
 	}.Kind()
 }
-
-const maxMembers = 200_000
 
 // read: there is an archive, and every archive is whole. The newest member
 // dates the release: the writer's clock, without a zone, taken for UTC.
@@ -59,19 +56,11 @@ func read(t *tooldir.Tree) (tooldir.Release, error) {
 
 func newest(t *tooldir.Tree, p string) (at time.Time, err error) {
 	err = t.Each(p, func(r io.ReaderAt, size int64) error {
-		z, err := zip.NewReader(r, size)
-		if err != nil {
-			return err
+		z, err := tooldir.Archive(r, size)
+		if err == nil {
+			at = tooldir.Newest(z)
 		}
-		if len(z.File) > maxMembers {
-			return fmt.Errorf("over %d members", maxMembers)
-		}
-		for _, f := range z.File {
-			if f.Modified.After(at) {
-				at = f.Modified.UTC()
-			}
-		}
-		return nil
+		return err
 	})
 	return at, err
 }
