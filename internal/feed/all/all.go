@@ -4,6 +4,7 @@ package all
 
 import (
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/adobe"
 	"github.com/hashike/hashike/internal/feed/apt"
 	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
@@ -19,6 +20,7 @@ import (
 // Kinds is the table, in the order of the documentation.
 func Kinds() []feed.Kind {
 	return []feed.Kind{
+		adobe.Kind(),
 		apt.Kind(),
 		chromium.Kind(),
 		clamav.Kind(),
