@@ -67,8 +67,18 @@ func Kind() feed.Kind {
 		New:     newFeed,
 		Floors:  map[feed.Class]feed.Strength{feed.Security: feed.Signed, feed.Feature: feed.Attested},
 		Anchors: verifier.CodeSigningAnchors(use),
+		Terms:   terms(),
 		Prefer:  feed.Security,
 	}
+}
+
+// terms: the vendor lets organisations hand its programs on inside only under
+// an agreement of their own.
+func terms() feed.Terms {
+	return feed.Terms{URL: "https://www.adobe.com/products/acrobat/acrobat-reader/volume-distribution.html", Text: feed.Text{
+		JA: "Adobe Acrobat・Readerのインストーラと更新を団体の中で配るには、Adobeとの契約（Acrobat Readerの配布契約、Acrobatのライセンス契約）が必要です。契約の内容を読み、この団体が契約していることを確かめてから同意してください。運んだファイルは、契約した団体の中だけで使います。",
+		EN: "To distribute installers and updates of Adobe Acrobat and Reader inside an organisation, an agreement with Adobe is needed (distribution agreement for Acrobat Reader, licence for Acrobat). Read it, make sure that this organisation has it, and accept then. What is carried is used within that organisation alone.",
+	}}
 }
 
 type acrobat struct {
