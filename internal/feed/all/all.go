@@ -9,6 +9,7 @@ import (
 	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/defender"
+	"github.com/hashike/hashike/internal/feed/intake"
 	"github.com/hashike/hashike/internal/feed/mozilla"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
@@ -25,6 +26,7 @@ func Kinds() []feed.Kind {
 		chromium.Kind(),
 		clamav.Kind(),
 		defender.Kind(),
+		intake.Kind(),
 		mozilla.Kind(),
 		msix.Kind(),
 		office.Kind(),
