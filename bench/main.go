@@ -58,6 +58,7 @@ func benchmarks() []benchmark {
 		{"fetch", "fetch of an archive against debmirror", fetch},
 		{"mar", "verdicts on MAR files against the vendor's own libmar (downloads Debian's firefox-esr source, 700 MB)", archives},
 		{"month", "what a month, a week and a day of a Debian suite weigh against the whole", month},
+		{"load", "10,000 Windows terminals over a compressed day and a herd of 3,000, over 20,000 revisions", terminalLoad},
 		{"wsus", "100,000 revisions of Windows updates: opening and memory", updates},
 	}
 }
@@ -65,6 +66,10 @@ func benchmarks() []benchmark {
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == "fileserver" { // the peer of "serve", as a process of its own
 		fail(fileServer(os.Args[2], os.Args[3]))
+		return
+	}
+	if len(os.Args) > 2 && os.Args[1] == "echo" { // the peer of "load"
+		fail(echoServer(os.Args[2]))
 		return
 	}
 	l := &lab{out: os.Stdout}

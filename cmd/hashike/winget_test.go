@@ -197,6 +197,16 @@ func (x *wingetShop) upgrade(field, word string) (id, version string, file []byt
 func TestWinget(t *testing.T) {
 	x := newWingetShop(t)
 	x.carry()
+	share := filepath.Join(t.TempDir(), "share")
+	if out := x.inside("export", "tools", "--to", share); !strings.Contains(out, "install.cmd") && !strings.Contains(out, "導入ファイル") {
+		t.Errorf("export says:\n%s", out)
+	}
+	if b, err := os.ReadFile(filepath.Join(share, "list.csv")); err != nil || !strings.Contains(string(b), "Shiken") || !strings.Contains(string(b), "/S") {
+		t.Errorf("%v, the list on the share:\n%s", err, b)
+	}
+	if out := x.inside("coverage"); !strings.Contains(out, "一太郎") || !strings.Contains(out, "条件付き") || !strings.Contains(out, "apps") {
+		t.Errorf("coverage says:\n%s", out)
+	}
 	x.serveTLS()
 	if code, b := x.call("GET", x.at+"/winget/information", ""); code != http.StatusOK || !bytes.Contains(b, []byte(`"SourceIdentifier":"Hashike.Shiken"`)) {
 		t.Fatalf("information: %d %s", code, b)
