@@ -1,0 +1,300 @@
+package diode
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// air is a line that loses, doubles and reorders: Wire and Inlet in one.
+type air struct {
+	mu      sync.Mutex
+	more    sync.Cond
+	rng     *rand.Rand
+	loss    float64
+	double  float64
+	shuffle int // packets of a window that come in any order
+	window  [][]byte
+	queue   [][]byte
+	ended   bool
+	sent    [][]byte // a recording, if keep
+	keep    bool
+}
+
+func newAir(seed uint64) *air {
+	a := &air{rng: rand.New(rand.NewPCG(seed, 1))}
+	a.more.L = &a.mu
+	return a
+}
+
+func (a *air) Write(b []byte, size int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for ; len(b) > 0; b = b[size:] {
+		p := bytes.Clone(b[:size])
+		if a.keep {
+			a.sent = append(a.sent, p)
+		}
+		if a.rng.Float64() < a.loss {
+			continue
+		}
+		a.window = append(a.window, p)
+		if a.rng.Float64() < a.double {
+			a.window = append(a.window, p)
+		}
+		if len(a.window) > a.shuffle {
+			a.release()
+		}
+	}
+	for len(a.queue) > 4000 && !a.ended { // the pace of a test is the receiver's
+		a.more.Wait()
+	}
+	return nil
+}
+
+func (a *air) release() {
+	a.rng.Shuffle(len(a.window), func(i, j int) { a.window[i], a.window[j] = a.window[j], a.window[i] })
+	a.queue = append(a.queue, a.window...)
+	a.window = nil
+	a.more.Broadcast()
+}
+
+func (a *air) Read(fn func([]byte)) error {
+	a.mu.Lock()
+	for len(a.queue) == 0 && !a.ended {
+		a.more.Wait()
+	}
+	q := a.queue
+	a.queue = nil
+	ended := a.ended
+	a.more.Broadcast()
+	a.mu.Unlock()
+	if ended {
+		return os.ErrDeadlineExceeded
+	}
+	for _, p := range q {
+		fn(p)
+	}
+	return nil
+}
+
+func (a *air) SetReadDeadline(time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = true
+	a.more.Broadcast()
+	return nil
+}
+func (a *air) Drops() int64 { return 0 }
+func (a *air) Close() error { return nil }
+
+// over lets the rest through and waits until it was taken.
+func (a *air) over() {
+	a.mu.Lock()
+	a.release()
+	for len(a.queue) > 0 && !a.ended {
+		a.more.Wait()
+	}
+	a.mu.Unlock()
+}
+
+func small() Profile { return Profile{Data: 20, Parity: 6, Shard: 512, Interleave: 8} }
+
+// tree writes files of all sizes and returns their directory.
+func tree(t testing.TB, seed uint64, count int, large int64) string {
+	t.Helper()
+	dir := t.TempDir()
+	rng := rand.New(rand.NewPCG(seed, 2))
+	src := rand.NewChaCha8([32]byte{byte(seed)})
+	put := func(name string, n int64) {
+		b := make([]byte, n)
+		src.Read(b)
+		if name == "" {
+			s := sha256.Sum256(b)
+			name = "blobs/sha256/" + hex.EncodeToString(s[:])
+		}
+		at := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("set.json", 700)
+	put("index.json", 3000)
+	put("empty", 0)
+	for range count {
+		put("", rng.Int64N(3000))
+	}
+	if large > 0 {
+		put("", large)
+	}
+	return dir
+}
+
+func same(t testing.TB, want, got string) {
+	t.Helper()
+	list := func(dir string) map[string][32]byte {
+		out := map[string][32]byte{}
+		err := filepath.WalkDir(dir, func(at string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			rel, _ := filepath.Rel(dir, at)
+			b, err := os.ReadFile(at)
+			out[rel] = sha256.Sum256(b)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	a, b := list(want), list(got)
+	if len(a) != len(b) || len(a) == 0 {
+		t.Fatalf("%d files arrived of %d", len(b), len(a))
+	}
+	for p, s := range a {
+		if b[p] != s {
+			t.Fatalf("%s is another file", p)
+		}
+	}
+}
+
+// rig is a receiver that runs in a test.
+type rig struct {
+	t       testing.TB
+	dir     string
+	o       ReceiveOptions
+	r       *Receiver
+	arrived chan string
+	stop    func()
+}
+
+func newRig(t testing.TB, key Key) *rig {
+	dir := t.TempDir()
+	g := &rig{t: t, dir: dir, arrived: make(chan string, 10)}
+	g.o = ReceiveOptions{Dir: filepath.Join(dir, "diode"), Inbox: filepath.Join(dir, "inbox"), Key: key, Block: 4 << 20, Ring: 1 << 20,
+		Report: func(err error) { t.Log("receiver:", err) }, Arrived: func(_ Finished, at string) { g.arrived <- at }, checkpoint: 200 * time.Millisecond}
+	return g
+}
+
+// start runs a receiver on an inlet until stop.
+func (g *rig) start(in Inlet) {
+	g.t.Helper()
+	var err error
+	if g.r, err = NewReceiver(g.o); err != nil {
+		g.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	r := g.r
+	go func() { done <- r.Run(ctx, in, Buffer{}) }()
+	g.stop = func() {
+		cancel()
+		if err := <-done; err != nil && err != context.Canceled {
+			g.t.Error(err)
+		}
+		g.stop = func() {}
+	}
+	g.t.Cleanup(func() { g.stop() })
+}
+
+func (g *rig) wait() string {
+	g.t.Helper()
+	select {
+	case at := <-g.arrived:
+		return at
+	case <-time.After(30 * time.Second):
+		g.t.Fatalf("nothing arrived: %+v", g.r.Status())
+	}
+	return ""
+}
+
+func (g *rig) none() {
+	g.t.Helper()
+	select {
+	case at := <-g.arrived:
+		g.t.Fatalf("%s arrived", at)
+	default:
+	}
+}
+
+// quick are options of a sender that loses no time.
+func quick(key Key) SendOptions {
+	return SendOptions{Rate: 20_000_000_000, Key: key, Warm: time.Microsecond, Trail: time.Microsecond, TableEvery: 20 * time.Millisecond, BeatEvery: 50 * time.Millisecond}
+}
+
+func job(t testing.TB, dir string, p Profile, passes int) *Job {
+	t.Helper()
+	tab, err := Scan(dir, "412", p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := NewJob(dir, tab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Passes = passes
+	return j
+}
+
+func send(t testing.TB, w Wire, o SendOptions, jobs ...*Job) {
+	t.Helper()
+	o.Report = func(err error) { t.Error("sender:", err) }
+	s, err := NewSender(w, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range jobs {
+		if err := s.Add(context.Background(), j); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Run(context.Background(), false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestArrivesWhole(t *testing.T) {
+	for _, c := range []struct {
+		loss, double float64
+		shuffle      int
+		p            Profile
+		passes       int
+	}{
+		{0, 0, 0, small(), 1},
+		{0.01, 0.01, 10, small(), 1},
+		{0.05, 0.05, 300, Profile{20, 20, 512, 8}, 1},
+		{0.10, 0, 40, Profile{224, 32, 512, 4}, 3},
+		{0.05, 0, 0, Profile{216, 40, 1408, 32}, 2},
+		{0.20, 0.1, 1000, small(), 8},
+	} {
+		t.Run(fmt.Sprintf("loss %v double %v shuffle %d %d+%d", c.loss, c.double, c.shuffle, c.p.Data, c.p.Parity), func(t *testing.T) {
+			key := RandomKey()
+			src := tree(t, 3, 150, 5<<20+77)
+			a := newAir(7)
+			a.loss, a.double, a.shuffle = c.loss, c.double, c.shuffle
+			g := newRig(t, key)
+			g.start(a)
+			o := quick(key)
+			o.Warm = 20 * time.Millisecond // what overtakes the table is lost
+			send(t, a, o, job(t, src, c.p, c.passes))
+			a.over()
+			same(t, src, g.wait())
+			if st := g.r.Status(); c.loss > 0 && (st.Lost == 0 || st.Rebuilt == 0) || st.Foreign+st.Newer+st.Damaged > 0 {
+				t.Fatalf("%+v", st)
+			}
+		})
+	}
+}
