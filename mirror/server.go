@@ -44,6 +44,8 @@ type ServerOptions struct {
 	Poll    time.Duration     // of published/; 0 is one second
 	Clock   func() time.Time
 	Log     *slog.Logger
+	// Line is the one-way line's state; nil is none, and so is its nil.
+	Line func() *Line
 	// Pages makes the pages of a listener; package mirror/web has them. Nil is none.
 	Pages func(b *Board, admin bool) http.Handler
 }
@@ -118,6 +120,9 @@ func (s *Server) open() error {
 		return err
 	}
 	s.metrics.registry.MustRegister(newGauges(s))
+	if s.o.Line != nil {
+		s.metrics.registry.MustRegister(lineGauges{s})
+	}
 	if slices.ContainsFunc(s.o.Listen, func(l Listen) bool { return l.TLS && l.Cert == "" }) {
 		var err error
 		if s.ca, err = openAuthority(s.o.Data, s.o.Hosts, s.o.Clock); err != nil {

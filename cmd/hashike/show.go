@@ -45,6 +45,7 @@ func (a *app) statusCommand() *cobra.Command {
 			if err := s.printPending(); err != nil {
 				return err
 			}
+			s.printLine()
 			return s.printGuard(a.out)
 		})
 	}}

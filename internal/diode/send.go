@@ -48,7 +48,6 @@ type Job struct {
 	groups chan group // of the pass that is under way
 	stop   context.CancelFunc
 	table  time.Time // when it was last sent
-	key    string
 }
 
 // ID is the job's session.
@@ -151,13 +150,28 @@ func (s *Sender) take() {
 	for {
 		select {
 		case j := <-s.add:
-			if !slices.ContainsFunc(s.jobs, func(o *Job) bool { return o.id == j.id && o.Only == nil && j.Only == nil }) {
-				s.jobs = append(s.jobs, j)
-			}
+			s.queue(j)
 		default:
 			return
 		}
 	}
+}
+
+// queue takes one job. A folder whose content is another now is not sent as it was.
+func (s *Sender) queue(j *Job) {
+	if j.Only == nil {
+		for i, o := range s.jobs {
+			if o.Only == nil && o.id == j.id {
+				return
+			}
+			if o.Only == nil && o.Dir == j.Dir {
+				o.close()
+				s.jobs[i] = j
+				return
+			}
+		}
+	}
+	s.jobs = append(s.jobs, j)
 }
 
 // pick is the job to serve next: resends, then by priority, first passes before
@@ -371,7 +385,7 @@ func (s *Sender) idle(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case j := <-s.add:
-		s.jobs = append(s.jobs, j)
+		s.queue(j)
 	case <-t.C:
 	}
 	return nil
