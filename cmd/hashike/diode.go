@@ -192,7 +192,7 @@ func (s *station) diodeSend(ctx context.Context, d config.Diode, dirs []string, 
 	}
 	defer l.close()
 	if len(dirs) == 0 && need == "" {
-		return s.diodeOutbox(ctx, l)
+		return s.diodeOutbox(ctx, l, boxStill)
 	}
 	unlock, err := s.lockLine()
 	if need != "" && err != nil { // the service has the line: it takes the list from the outbox

@@ -108,17 +108,18 @@ func (s *station) answer(l *line, n diode.Need, dirs []string) (*diode.Job, erro
 
 // box is what the service knows of the outbox.
 type box struct {
-	s    *station
-	l    *line
-	snd  *diode.Sender
-	seen map[string]sight
-	sent map[string]int // session → passes that are done
-	file string
-	note chan *diode.Job
+	s     *station
+	l     *line
+	still time.Duration
+	snd   *diode.Sender
+	seen  map[string]sight
+	sent  map[string]int // session → passes that are done
+	file  string
+	note  chan *diode.Job
 }
 
 // diodeOutbox sends what appears in the outbox until the context ends.
-func (s *station) diodeOutbox(ctx context.Context, l *line) error {
+func (s *station) diodeOutbox(ctx context.Context, l *line, still time.Duration) error {
 	unlock, err := s.lockLine()
 	if err != nil {
 		return err
@@ -127,7 +128,7 @@ func (s *station) diodeOutbox(ctx context.Context, l *line) error {
 	if err := durable.Mkdir(s.diodeBox()); err != nil {
 		return err
 	}
-	b := &box{s: s, l: l, seen: map[string]sight{}, sent: map[string]int{}, file: filepath.Join(s.diodeDir(), "sent.json"), note: make(chan *diode.Job, 64)}
+	b := &box{s: s, l: l, still: still, seen: map[string]sight{}, sent: map[string]int{}, file: filepath.Join(s.diodeDir(), "sent.json"), note: make(chan *diode.Job, 64)}
 	if raw, err := os.ReadFile(b.file); err == nil {
 		if err := json.Unmarshal(raw, &b.sent); err != nil {
 			b.sent = map[string]int{} // then everything is sent once more
@@ -146,7 +147,7 @@ func (s *station) diodeOutbox(ctx context.Context, l *line) error {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- b.snd.Run(ctx, true) }()
-	t := time.NewTicker(boxEvery)
+	t := time.NewTicker(min(boxEvery, still))
 	defer t.Stop()
 	for {
 		b.look(ctx)
@@ -185,7 +186,7 @@ func (b *box) look(ctx context.Context) {
 			b.seen[dir] = sight{stamp: stamp, since: time.Now()}
 			continue
 		}
-		if before.taken || time.Since(before.since) < boxStill {
+		if before.taken || time.Since(before.since) < b.still {
 			continue
 		}
 		before.taken = true

@@ -52,7 +52,7 @@ func (s *station) runOutside(ctx context.Context) error {
 			return err
 		}
 		defer l.close()
-		g.Go(func() error { return s.diodeOutbox(ctx, l) })
+		g.Go(func() error { return s.diodeOutbox(ctx, l, boxStill) })
 	}
 	g.Go(func() error { s.closing(ctx); return nil })
 	return g.Wait()

@@ -298,3 +298,238 @@ func TestArrivesWhole(t *testing.T) {
 		})
 	}
 }
+
+// A receiver that is stopped, or killed, goes on with what it has: here each
+// life sees one pass with more loss than a pass can mend.
+func TestRestarts(t *testing.T) {
+	key := RandomKey()
+	src := tree(t, 5, 60, 3<<20)
+	p := Profile{60, 6, 512, 8}
+	g := newRig(t, key)
+	lives := 0
+	for seed := uint64(1); ; seed++ {
+		if seed > 12 {
+			t.Fatalf("not whole after %d lives: %+v", lives, g.r.Status())
+		}
+		a := newAir(seed)
+		a.loss = 0.25
+		g.start(a)
+		o := quick(key)
+		o.Warm = time.Millisecond
+		send(t, a, o, job(t, src, p, 1))
+		a.over()
+		lives++
+		select {
+		case at := <-g.arrived:
+			same(t, src, at)
+			if lives < 2 {
+				t.Fatal("one pass was enough: the test tests nothing")
+			}
+			g.stop()
+			if left, _ := os.ReadDir(filepath.Join(g.o.Dir, "spool")); len(left) != 0 {
+				t.Errorf("%d sessions are left in the spool", len(left))
+			}
+			// A later pass finds it done, even after a restart.
+			a := newAir(99)
+			g.start(a)
+			send(t, a, o, job(t, src, p, 1))
+			a.over()
+			g.stop()
+			g.none()
+			return
+		case <-time.After(300 * time.Millisecond):
+		}
+		if seed%2 == 0 {
+			g.stop()
+		} else { // killed: the bitmap of the last checkpoint counts, nothing after it
+			have := filepath.Join(g.o.Dir, "spool", g.r.Status().Sessions[0].ID, nameHave)
+			b, _ := os.ReadFile(have)
+			g.stop()
+			if b != nil {
+				os.WriteFile(have, b, 0o600)
+			}
+		}
+	}
+}
+
+// A receiver that starts in the middle of a pass gets the rest with the next.
+func TestLateStart(t *testing.T) {
+	key := RandomKey()
+	src := tree(t, 6, 40, 2<<20)
+	a := newAir(1)
+	j := job(t, src, small(), 2)
+	late := &lateWire{after: 3000, to: a}
+	g := newRig(t, key)
+	g.start(a)
+	o := quick(key)
+	o.Warm = time.Millisecond
+	send(t, late, o, j)
+	a.over()
+	same(t, src, g.wait())
+}
+
+// lateWire swallows the first packets.
+type lateWire struct {
+	after int
+	to    Wire
+}
+
+func (w *lateWire) Write(b []byte, size int) error {
+	for ; len(b) > 0 && w.after > 0; b = b[size:] {
+		w.after--
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	return w.to.Write(b, size)
+}
+
+// What a receiver lacks after the last pass is named, and sending exactly that
+// completes it.
+func TestNeedIsAnswered(t *testing.T) {
+	key := RandomKey()
+	src := tree(t, 7, 40, 4<<20)
+	a := newAir(3)
+	a.loss = 0.3
+	g := newRig(t, key)
+	g.start(a)
+	o := quick(key)
+	o.Warm = 5 * time.Millisecond
+	j := job(t, src, small(), 1)
+	send(t, a, o, j)
+	a.over()
+	var need Need
+	for range 100 {
+		st := g.r.Status()
+		if len(st.Sessions) == 1 && st.Sessions[0].Need != "" {
+			var err error
+			if need, err = ParseNeed(st.Sessions[0].Need); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if !need.Of(j.ID()) || len(need.Blocks) == 0 {
+		t.Fatalf("need %+v", need)
+	}
+	a.mu.Lock()
+	a.loss = 0
+	a.mu.Unlock()
+	again := job(t, src, small(), 1)
+	again.Only = need.Blocks
+	send(t, a, o, again)
+	a.over()
+	same(t, src, g.wait())
+	var asked int64
+	for _, s := range need.Blocks {
+		asked += s.To - s.From
+	}
+	if asked >= j.Table.Blocks() {
+		t.Errorf("all %d blocks were asked for", asked)
+	}
+}
+
+// The urgent bundle that comes while a large one is being sent goes first.
+func TestPriorities(t *testing.T) {
+	key := RandomKey()
+	large, urgent := tree(t, 8, 10, 6<<20), tree(t, 9, 5, 0)
+	a := newAir(3)
+	g := newRig(t, key)
+	g.start(a)
+	o := quick(key)
+	o.Warm = time.Millisecond
+	s, err := NewSender(a, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	first, second := job(t, large, small(), 1), job(t, urgent, small(), 1)
+	second.Priority = 20
+	s.Add(ctx, first)
+	s.take()
+	for range 3 { // the large one is under way
+		if err := s.step(ctx, s.pick()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Add(ctx, second)
+	if err := s.Run(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	a.over()
+	same(t, urgent, g.wait())
+	same(t, large, g.wait())
+}
+
+// A folder that changes while it is sent is reported; nothing wrong arrives,
+// and the next jobs are sent.
+func TestFolderChanges(t *testing.T) {
+	key := RandomKey()
+	src, next := tree(t, 10, 0, 3<<20), tree(t, 11, 5, 0)
+	j := job(t, src, small(), 1)
+	big := filepath.Join(src, filepath.FromSlash(j.Table.Files[len(j.Table.Files)-1].Path))
+	if err := os.Truncate(big, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	a := newAir(3)
+	g := newRig(t, key)
+	g.start(a)
+	o := quick(key)
+	var told error
+	o.Report = func(err error) { told = err }
+	s, err := NewSender(a, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Add(context.Background(), j)
+	s.Add(context.Background(), job(t, next, small(), 1))
+	if err := s.Run(context.Background(), false); err != nil || told == nil {
+		t.Fatal(err, told)
+	}
+	a.over()
+	same(t, next, g.wait())
+	g.none()
+}
+
+// A file that was changed on the way in, or under its digest's name, never
+// counts: its blocks wait, and the right ones complete it.
+func TestWrongContent(t *testing.T) {
+	key := RandomKey()
+	src := tree(t, 12, 30, 5<<20)
+	j := job(t, src, small(), 1)
+	at := filepath.Join(src, filepath.FromSlash(j.Table.Files[len(j.Table.Files)-1].Path))
+	right, err := os.ReadFile(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := bytes.Clone(right)
+	wrong[len(wrong)/2] ^= 1
+	os.WriteFile(at, wrong, 0o644)
+	a := newAir(3)
+	g := newRig(t, key)
+	g.start(a)
+	o := quick(key)
+	o.Warm = time.Millisecond
+	send(t, a, o, j)
+	a.over()
+	for range 200 {
+		if g.r.Status().Damaged > 0 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if g.none(); g.r.Status().Damaged != 1 {
+		t.Fatalf("%+v", g.r.Status())
+	}
+	os.WriteFile(at, right, 0o644)
+	send(t, a, o, job(t, src, small(), 1))
+	a.over()
+	same(t, src, g.wait())
+}
+
+func TestNoRate(t *testing.T) {
+	if _, err := NewSender(newAir(1), SendOptions{}); err != ErrRate {
+		t.Fatal(err)
+	}
+}
