@@ -185,6 +185,7 @@ func (s *session) arrive() error {
 	s.io.Lock()
 	defer s.io.Unlock()
 	r, name := s.r, hex.EncodeToString(s.id[:])
+	whole := r.o.Clock()
 	if err := s.flush(); err != nil {
 		return err
 	}
@@ -202,7 +203,7 @@ func (s *session) arrive() error {
 	if err := r.remember(s.id); err != nil {
 		return err
 	}
-	f := Finished{Name: s.t.Name, ID: name, Bytes: s.t.Bytes, Since: s.since, At: r.o.Clock()}
+	f := Finished{Name: s.t.Name, ID: name, Bytes: s.t.Bytes, Since: s.since, Whole: whole, At: r.o.Clock()}
 	r.count.mu.Lock()
 	r.finished = append(r.finished, f)
 	if n := len(r.finished); n > 20 {

@@ -55,7 +55,8 @@ type Finished struct {
 	ID    string    `json:"id"`
 	Bytes int64     `json:"bytes"`
 	Since time.Time `json:"since"` // its table arrived
-	At    time.Time `json:"at"`
+	Whole time.Time `json:"whole"` // the last digest was right
+	At    time.Time `json:"at"`    // it is durable and in the inbox
 }
 
 // SilentAfter is when a line without a packet counts as silent: an idle sender
