@@ -6,8 +6,8 @@ import (
 )
 
 // catchUp is how much a sender that was late may send at once, so that the
-// scheduler's delays do not lower the rate: 5 ms of it.
-const catchUp = 5 * time.Millisecond
+// scheduler's delays do not lower the rate: 10 ms of it.
+const catchUp = 10 * time.Millisecond
 
 // pacer spreads bytes on the wire over time.
 type pacer struct {
