@@ -282,7 +282,11 @@ func TestArrivesWhole(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("loss %v double %v shuffle %d %d+%d", c.loss, c.double, c.shuffle, c.p.Data, c.p.Parity), func(t *testing.T) {
 			key := RandomKey()
-			src := tree(t, 3, 150, 5<<20+77)
+			large := int64(5<<20 + 77)
+			if testing.Short() {
+				large = 1<<20 + 77
+			}
+			src := tree(t, 3, 150, large)
 			a := newAir(7)
 			a.loss, a.double, a.shuffle = c.loss, c.double, c.shuffle
 			g := newRig(t, key)

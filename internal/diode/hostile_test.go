@@ -21,6 +21,9 @@ func TestHostilePackets(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("HASHIKE_HOSTILE")); err == nil {
 		count = n
 	}
+	if testing.Short() {
+		count = 15_000
+	}
 	key := RandomKey()
 	src, foreign := tree(t, 20, 100, 6<<20), tree(t, 21, 50, 1<<20)
 	// What others can have recorded: a session under another key, and the
@@ -162,7 +165,11 @@ func TestHostileOutside(t *testing.T) {
 	c := &chunk{}
 	src := tree(t, 22, 3, 0)
 	j := job(t, src, small(), 1)
-	for i := range 60_000 {
+	count := 60_000
+	if testing.Short() {
+		count = 10_000
+	}
+	for i := range count {
 		shard := 512
 		if rng.IntN(4) == 0 {
 			shard = minShard + 64*rng.IntN(20)

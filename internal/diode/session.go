@@ -1,6 +1,7 @@
 package diode
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -36,7 +37,8 @@ type session struct {
 	id      ID
 	t       *Table
 	dir     string
-	root    *os.Root // of dirFiles
+	root    *os.Root            // of dirFiles
+	dirs    map[string]*os.Root // of the first folders in it
 	code    *fec.Code
 	since   time.Time
 	touched atomic.Int64
@@ -125,7 +127,7 @@ func loadSession(r *Receiver, dir string, id ID) (*session, error) {
 }
 
 func openSession(r *Receiver, dir string, id ID, t *Table, since time.Time, have []byte) (*session, error) {
-	s := &session{r: r, id: id, t: t, dir: dir, since: since, open: map[uint32]*openBlock{}, done: newBits(t.Blocks()),
+	s := &session{r: r, id: id, t: t, dir: dir, since: since, open: map[uint32]*openBlock{}, dirs: map[string]*os.Root{}, done: newBits(t.Blocks()),
 		left: make([]int32, len(t.Files)), whole: newBits(int64(len(t.Files))), hashes: map[int]*hashState{}, handles: map[int]*os.File{}, spilled: map[uint32]bool{}}
 	s.touched.Store(r.o.Clock().UnixNano())
 	var err error
@@ -162,6 +164,11 @@ func openSession(r *Receiver, dir string, id ID, t *Table, since time.Time, have
 				return nil, err
 			}
 			made[d] = true
+			if len(s.dirs) < 64 {
+				if s.dirs[d], err = s.root.OpenRoot(d); err != nil {
+					return nil, err
+				}
+			}
 		}
 	}
 	return s, s.loadParts()
@@ -289,11 +296,14 @@ func (r *Receiver) finishBlock(w work) {
 	from := int64(b.n) * s.t.Block()
 	s.t.eachFile(from, min(from+s.t.Block(), s.t.Bytes), func(i int, _, _ int64) error {
 		s.left[i]--
-		if s.left[i] == 0 || s.t.Files[i].Size >= largeFile {
+		if !s.whole.get(int64(i)) && (s.left[i] == 0 || s.t.Files[i].Size >= largeFile) {
 			wake = append(wake, i)
 		}
 		return nil
 	})
+	if s.wholeN == len(s.t.Files) && len(wake) == 0 {
+		wake = append(wake, 0) // so that the session arrives
+	}
 	delete(s.spilled, b.n)
 	s.mu.Unlock()
 	for _, i := range wake {
@@ -319,7 +329,14 @@ func (s *session) write(b *openBlock) error {
 			return err
 		}
 		_, err = f.WriteAt(part, off)
-		return errors.Join(err, done())
+		err = errors.Join(err, done())
+		if size := s.t.Files[i].Size; err == nil && n == size && size < largeFile && sha256.Sum256(part) == s.t.Files[i].Digest {
+			s.mu.Lock() // most small files lie in one block: they need not be read again
+			s.whole.set(int64(i))
+			s.wholeN++
+			s.mu.Unlock()
+		}
+		return err
 	})
 }
 
@@ -331,7 +348,11 @@ func (s *session) file(i int) (f *os.File, done func() error, err error) {
 	if f := s.handles[i]; f != nil {
 		return f, func() error { return nil }, nil
 	}
-	f, err = s.root.OpenFile(filepath.FromSlash(s.t.Files[i].Path), os.O_RDWR|os.O_CREATE, 0o600)
+	at, root := s.t.Files[i].Path, s.root
+	if d := s.dirs[path.Dir(at)]; d != nil {
+		at, root = path.Base(at), d
+	}
+	f, err = root.OpenFile(filepath.FromSlash(at), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -443,6 +464,9 @@ func (s *session) shut() {
 	for i, f := range s.handles {
 		f.Close()
 		delete(s.handles, i)
+	}
+	for _, d := range s.dirs {
+		d.Close()
 	}
 	s.root.Close()
 }
