@@ -23,20 +23,11 @@ type world struct {
 // newWorld sets both sides up and pairs them. v's key becomes trusted by a
 // trust order, as any vendor's whose key this build does not pin.
 func newWorld(l *lab, dir string, v vendor) (*world, error) {
-	w := &world{l, dir, v}
-	sheet, err := w.run("outside", "", "init", "--side", "outside", "--name", "bench", "--keys-to", w.path("envelopes"))
+	w, err := pairedWorld(l, dir, v.block())
 	if err != nil {
 		return nil, err
 	}
-	if err := w.configure("outside", v.block()); err != nil {
-		return nil, err
-	}
-	if _, err := w.run("inside", fingerprint(sheet.output)+"\n", "init", "--side", "inside", "--name", "bench", "--pair", w.path("outside", "outbox", "setup-1")); err != nil {
-		return nil, err
-	}
-	if err := w.configure("inside", v.block()); err != nil {
-		return nil, err
-	}
+	w.v = v
 	roots, err := filepath.Glob(w.path("outside", "keys", "offline", "*"))
 	if err != nil || len(roots) < 2 {
 		return nil, fmt.Errorf("root keys: %v %v", roots, err)
@@ -48,6 +39,22 @@ func newWorld(l *lab, dir string, v vendor) (*world, error) {
 	_, err = w.run("outside", "", "order", "trust", "--feed", feedName, "--anchor", key, "--reason", "benchmark", "--approver", "somebody else",
 		"--root-key", roots[0], "--root-key", roots[1])
 	return w, err
+}
+
+// pairedWorld sets both sides up with a feed's block.
+func pairedWorld(l *lab, dir, block string) (*world, error) {
+	w := &world{l: l, dir: dir}
+	sheet, err := w.run("outside", "", "init", "--side", "outside", "--name", "bench", "--keys-to", w.path("envelopes"))
+	if err != nil {
+		return nil, err
+	}
+	if err := w.configure("outside", block); err != nil {
+		return nil, err
+	}
+	if _, err := w.run("inside", fingerprint(sheet.output)+"\n", "init", "--side", "inside", "--name", "bench", "--pair", w.path("outside", "outbox", "setup-1")); err != nil {
+		return nil, err
+	}
+	return w, w.configure("inside", block)
 }
 
 // feedName is the one feed of a world.

@@ -32,9 +32,9 @@ func arrows() map[string][]string {
 		"internal/diode":                {"internal/fec", "internal/durable"},
 		"internal/format/*":             {"internal/feed"},
 		"internal/format/msi":           {"internal/feed", "internal/format/cfb"},
-		"internal/format/appx/appxtest": {"internal/format/appx"}, // for tests
+		"internal/format/appx/appxtest": {"internal/format/appx", "internal/format/authenticode"}, // for tests
 		"internal/feed/all":             {"internal/feed", "internal/feed/*"},
-		"internal/feed/*":               {"internal/feed", "verifier", "internal/format/*"},
+		"internal/feed/*":               {"internal/feed", "internal/feed/tooldir", "verifier", "internal/format/*"},
 		"verifier":                      {"internal/feed", "internal/format/*", "internal/state"},
 		"fetcher":                       {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"packager":                      {"internal/feed", "internal/format/iso", "internal/cas", "internal/state", "internal/durable", "internal/fec"},

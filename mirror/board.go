@@ -110,3 +110,27 @@ func (b *Board) Compliance() (Compliance, error) {
 	c := Comply(list, StaleAfter, b.Now())
 	return c, Titles(b.s.o.Data, b.s.o.Feeds, &c)
 }
+
+// CoverageHere is one line of the coverage board, with this server's feeds.
+type CoverageHere struct {
+	feed.Coverage
+	Here []string `json:"here,omitempty"`
+}
+
+// Coverage is what this build carries, and which feeds here carry it.
+func (b *Board) Coverage() []CoverageHere { return Covered(b.s.o.Coverage, b.s.o.Feeds) }
+
+// Covered joins the board with the configured feeds.
+func Covered(board []feed.Coverage, feeds []feed.Setup) []CoverageHere {
+	var out []CoverageHere
+	for _, c := range board {
+		h := CoverageHere{Coverage: c}
+		for _, f := range feeds {
+			if slices.Contains(c.Kinds, f.Kind.Name) {
+				h.Here = append(h.Here, f.Name)
+			}
+		}
+		out = append(out, h)
+	}
+	return out
+}

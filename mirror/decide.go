@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/cas"
+	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
 )
@@ -54,6 +55,20 @@ func (d *desk) manual(name string, now time.Time) []feed.Decision {
 	return out
 }
 
+// rules are the outside's rules of approval for a feed: the newest order's.
+func (d *desk) rules(name string, now time.Time) feed.OutsideRules {
+	var best feed.Order
+	for _, o := range d.orders {
+		if o.Kind == feed.OrderRules && o.Feed == name && o.InForce(now) && o.Number > best.Number {
+			best = o
+		}
+	}
+	if best.Number == 0 {
+		return feed.OutsideRules{}
+	}
+	return feed.OutsideRules{Body: best.Rules, By: "order " + strconv.FormatUint(best.Number, 10)}
+}
+
 // byPersons are the words among a generation's decisions that rules did not make.
 func byPersons(list []feed.Decision, persons bool) []feed.Decision {
 	var out []feed.Decision
@@ -84,6 +99,10 @@ func (p *Publisher) decideStep(d *desk, s *step, now time.Time) error {
 		return err
 	}
 	defer closeView(v)
+	v.Rules = d.rules(s.setup.Name, now)
+	if err := k.CheckRules(v.Rules.Body); err != nil {
+		return feed.NewFault(err, "H-202", "file", v.Rules.By, "detail", err.Error())
+	}
 	last := d.published[s.ring][s.setup.Name]
 	more, err := k.Decide(v, s.ring, byPersons(last.Decisions, false), last.Serial > 0 && g.Serial > last.Serial, now.UTC())
 	if err != nil {
@@ -91,7 +110,7 @@ func (p *Publisher) decideStep(d *desk, s *step, now time.Time) error {
 	}
 	s.decided = append(slices.Clone(s.manual), more...)
 	feed.SortDecisions(s.decided)
-	s.policy = k.Policy()
+	s.policy = k.Policy(v.Rules.Body)
 	return nil
 }
 
@@ -117,11 +136,11 @@ func (p *Publisher) redecide(ctx context.Context, s feed.Setup, now time.Time) (
 	if err != nil {
 		return nil, err
 	}
-	manual := d.manual(s.Name, now)
+	manual, policy := d.manual(s.Name, now), k.Policy(d.rules(s.Name, now).Body)
 	var steps []step
 	for _, ring := range feed.Rings() {
 		g := d.published[ring][s.Name]
-		if g.Number == 0 || g.Stopped || g.Policy == k.Policy() && slices.Equal(byPersons(g.Decisions, true), manual) {
+		if g.Number == 0 || g.Stopped || g.Policy == policy && slices.Equal(byPersons(g.Decisions, true), manual) {
 			continue
 		}
 		steps = append(steps, step{ring: ring, setup: s, snap: g.accepted(), reason: g.Reason, by: "rule"})
@@ -277,12 +296,63 @@ func Decidables(data state.Dir, store *cas.Store, s feed.Setup, ring string) (De
 	if !ok || g.Number == 0 || g.Stopped {
 		return out, feed.NewFault(fmt.Errorf("%s: nothing to decide about: %w", s.Name, feed.ErrHeld), "H-609", "feed", s.Name)
 	}
+	if err := deriveFor(context.Background(), data, store, s, g); err != nil {
+		return out, err
+	}
 	v, err := view(data, &snapshots{store: store, open: map[string]map[uint64]*cas.Snapshot{}}, g)
 	if err != nil {
 		return out, err
 	}
 	defer closeView(v)
 	out.Serial, out.Decisions = g.Serial, g.Decisions
+	out.Updates, err = k.Updates(v)
+	return out, err
+}
+
+// Preview lists what can be decided about in the newest snapshot of an outside,
+// which publishes nothing: what its kind derives is built aside and removed
+// again. H-609 as Decidables.
+func Preview(ctx context.Context, db *state.DB, store *cas.Store, s feed.Setup, now time.Time) (Decidable, error) {
+	out := Decidable{Feed: s.Name}
+	k, ok := s.Feed.(feed.Decider)
+	d := &desk{}
+	err := db.View(func(tx state.Tx) (err error) {
+		f, err := tx.Feed(s.Name)
+		if err == nil {
+			out.Serial = f.Serial
+			d.orders, err = tx.Orders()
+		}
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	if !ok || out.Serial == 0 {
+		return out, feed.NewFault(fmt.Errorf("%s: nothing to decide about: %w", s.Name, feed.ErrHeld), "H-609", "feed", s.Name)
+	}
+	snap, err := store.Snapshot(s.Name, out.Serial)
+	if err != nil {
+		return out, err
+	}
+	v := feed.View{Content: snap}
+	if b, ok := s.Feed.(feed.Deriver); ok {
+		dir, err := os.MkdirTemp(string(db.Dir()), durable.TempPrefix)
+		if err != nil {
+			return out, err
+		}
+		defer os.RemoveAll(dir)
+		aside := state.Dir(dir)
+		if err := derive(ctx, aside, store, b, s.Name, out.Serial); err != nil {
+			return out, err
+		}
+		root, err := os.OpenRoot(aside.Derived(s.Name, out.Serial))
+		if err != nil {
+			return out, err
+		}
+		defer root.Close()
+		v.Derived = root.FS()
+	}
+	out.Decisions = d.manual(s.Name, now)
 	out.Updates, err = k.Updates(v)
 	return out, err
 }

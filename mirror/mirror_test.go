@@ -31,6 +31,8 @@ func (fake) Handler(s feed.Serving) (http.Handler, error)                       
 // deriving builds one file per snapshot and serves it as /derived.
 type deriving struct{ fake }
 
+func (deriving) Derives() []string { return []string{"sub/index"} }
+
 func (deriving) Derive(_ context.Context, c feed.Content, prev fs.FS, out func(string, io.Reader) error) error {
 	before := "nothing"
 	if prev != nil {

@@ -231,6 +231,11 @@ func chain(file string, a feed.Artifact) (Chain, error) {
 	for _, e := range known[a.Digest] {
 		if e.Refused != "" && e.Path == a.Path {
 			c.Refused, c.Links, c.Strength = e.Refused, []feed.Evidence{e}, feed.None
+			break
+		}
+		if e.Via == a.Digest && e.Path == a.Path && e.Note != "" && len(c.Links) > 0 { // a word on a file that is proved otherwise
+			c.Links = slices.Clone(c.Links)
+			c.Links[0].Note = strings.TrimPrefix(c.Links[0].Note+"; "+e.Note, "; ")
 		}
 	}
 	return c, nil

@@ -36,6 +36,9 @@ func (p *Publisher) Advance(ctx context.Context, now time.Time) ([]Generation, e
 				out = append(out, gens...)
 			}
 			if err == nil {
+				err = p.renew(ctx, d, s)
+			}
+			if err == nil {
 				var gens []Generation
 				gens, err = p.redecide(ctx, s, now)
 				out = append(out, gens...)

@@ -41,11 +41,13 @@ type ServerOptions struct {
 	Hosts   []string          // names and addresses in our certificate
 	Side    feed.Text         // heads every page: 内側（LGWAN接続系）
 	Contact map[string]string // whom to call, by role
-	Poll    time.Duration     // of published/; 0 is one second
-	Clock   func() time.Time
-	Log     *slog.Logger
 	// Line is the one-way line's state; nil is none, and so is its nil.
 	Line func() *Line
+	// Coverage is what the build carries, for the page that says so.
+	Coverage []feed.Coverage
+	Poll     time.Duration // of published/; 0 is one second
+	Clock    func() time.Time
+	Log      *slog.Logger
 	// Pages makes the pages of a listener; package mirror/web has them. Nil is none.
 	Pages func(b *Board, admin bool) http.Handler
 }

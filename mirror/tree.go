@@ -150,7 +150,11 @@ func (w *watcher) build(s feed.Setup, marks string, before *mounted) *mounted {
 		for _, g := range gens {
 			v, err := feed.View{}, error(nil)
 			if !g.Stopped {
-				v, err = view(w.o.Data, w.snaps, g)
+				// The write path's work, and done here only where the
+				// program is newer than what was published.
+				if err = deriveFor(context.Background(), w.o.Data, w.o.Store, s, g); err == nil {
+					v, err = view(w.o.Data, w.snaps, g)
+				}
 			}
 			if err != nil {
 				m.err = err

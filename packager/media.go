@@ -251,3 +251,6 @@ func list(fsys fs.FS, fn func(name string, d fs.DirEntry) error) error {
 		return fn(name, d)
 	})
 }
+
+// load reads one metadata file.
+func (m *medium) load(name string) ([]byte, error) { return m.read(name, maxMetadata) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -35,8 +36,8 @@ func (a *app) decideCommand() *cobra.Command {
 				if !slices.Contains(feed.Rings(), ring) {
 					return usageError{fmt.Errorf("--ring: %s", strings.Join(feed.Rings(), ", "))}
 				}
-				if len(args) == 1 && s.side == inside {
-					d, err := mirror.Decidables(s.dir, s.store, f, ring)
+				if len(args) == 1 {
+					d, err := s.decidable(c.Context(), f, ring)
 					if err != nil {
 						return err
 					}
@@ -53,12 +54,12 @@ func (a *app) decideCommand() *cobra.Command {
 					w.Deadline = t.UTC()
 				}
 				w.Action, w.By = args[1], s.who()
-				if s.side == outside {
-					return s.decideOutside(f, w, args[2:], approver)
-				}
-				words, err := s.wordsOn(f, ring, w, args[2:])
+				words, err := s.wordsOn(c.Context(), f, ring, w, args[2:])
 				if err != nil {
 					return err
+				}
+				if s.side == outside {
+					return s.decideOutside(f, words, approver)
 				}
 				p, err := s.publisher()
 				if err != nil {
@@ -84,14 +85,23 @@ func (a *app) decideCommand() *cobra.Command {
 	return c
 }
 
-// wordsOn finds the updates that a person means by id or by name ("KB5031234":
-// all of that name). What no publication has cannot be decided about, but a word
-// on it can be taken back.
-func (s *station) wordsOn(f feed.Setup, ring string, w feed.Decision, names []string) ([]feed.Decision, error) {
+// decidable is what can be decided about: what a ring of the inside sees, or
+// what the outside fetched last.
+func (s *station) decidable(ctx context.Context, f feed.Setup, ring string) (mirror.Decidable, error) {
+	if s.side == outside {
+		return mirror.Preview(ctx, s.db, s.store, f, s.clock())
+	}
+	return mirror.Decidables(s.dir, s.store, f, ring)
+}
+
+// wordsOn finds the updates that a person means by id, by name ("KB5031234": all
+// of that name) or by their whole title in either language. What is not there
+// cannot be decided about, but a word on it can be taken back.
+func (s *station) wordsOn(ctx context.Context, f feed.Setup, ring string, w feed.Decision, names []string) ([]feed.Decision, error) {
 	if err := mirror.CheckDecisions(f, []feed.Decision{{Subject: "x", Action: w.Action}}); err != nil {
 		return nil, err
 	}
-	d, err := mirror.Decidables(s.dir, s.store, f, ring)
+	d, err := s.decidable(ctx, f, ring)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +112,7 @@ func (s *station) wordsOn(f feed.Setup, ring string, w feed.Decision, names []st
 			ids = append(ids, strings.ToLower(n))
 		}
 		for _, u := range d.Updates {
-			if (strings.EqualFold(u.ID, n) || u.Name != "" && strings.EqualFold(u.Name, n)) && !slices.Contains(ids, u.ID) {
+			if meant(u, n) && !slices.Contains(ids, u.ID) {
 				ids = append(ids, u.ID)
 			}
 		}
@@ -118,16 +128,26 @@ func (s *station) wordsOn(f feed.Setup, ring string, w feed.Decision, names []st
 	return out, nil
 }
 
-// decideOutside issues one order for each update.
-func (s *station) decideOutside(f feed.Setup, w feed.Decision, ids []string, approver string) error {
-	for _, id := range ids {
-		x := w
-		x.Subject = strings.ToLower(id)
+// meant reports whether a person's text names an update.
+func meant(u feed.Update, text string) bool {
+	for _, name := range []string{u.ID, u.Name, u.Title.JA, u.Title.EN} {
+		if name != "" && strings.EqualFold(name, strings.TrimSpace(text)) {
+			return true
+		}
+	}
+	return false
+}
+
+// decideOutside issues one order for each word.
+func (s *station) decideOutside(f feed.Setup, words []feed.Decision, approver string) error {
+	for _, x := range words {
+		x.Subject = strings.ToLower(x.Subject)
 		if err := mirror.CheckDecisions(f, []feed.Decision{x}); err != nil {
 			return err
 		}
+		reason := x.Reason
 		x.Reason, x.By = "", "" // the order says them
-		o := feed.Order{Schema: 1, Kind: feed.OrderDecide, Feed: f.Name, Decision: &x, Reason: w.Reason, Operator: s.who(), Approver: approver, Issued: s.now()}
+		o := feed.Order{Schema: 1, Kind: feed.OrderDecide, Feed: f.Name, Decision: &x, Reason: reason, Operator: s.who(), Approver: approver, Issued: s.now()}
 		if err := s.issue(o, nil); err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashike/hashike/internal/config"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/all"
 	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/mirror"
@@ -396,7 +397,7 @@ func (s *station) server(addrs []string) (*mirror.Server, error) {
 		return nil, err
 	}
 	o := mirror.ServerOptions{Data: s.dir, Store: s.store, Feeds: s.cfg.Feeds, Rings: r, Base: s.cfg.Base, Clock: s.now, Log: s.log,
-		Side: feed.Text{JA: s.sideIn("ja"), EN: s.sideIn("en")}, Contact: contact(s.cfg.Contact), Pages: web.Pages, Line: s.lineStatus}
+		Side: feed.Text{JA: s.sideIn("ja"), EN: s.sideIn("en")}, Contact: contact(s.cfg.Contact), Coverage: all.Coverage(), Pages: web.Pages, Line: s.lineStatus}
 	for _, l := range s.cfg.Listen {
 		o.Hosts = append(o.Hosts, l.Names...)
 		if len(addrs) > 0 && !l.Admin {

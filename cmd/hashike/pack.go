@@ -168,6 +168,9 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		return err
 	}
 	p.Media = o.media
+	if err := s.rulesTravel(); err != nil {
+		return err
+	}
 	if o.iso {
 		if err := s.isoFits(ctx, p, o.to[0]); err != nil {
 			return err

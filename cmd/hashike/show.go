@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/all"
 	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/mirror"
@@ -90,6 +91,30 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 		fmt.Fprintln(out, "  "+s.cat.T("status.order", od.Number, string(od.Kind), od.Feed, od.Reason))
 	}
 	return nil
+}
+
+// coverageCommand prints what this build carries, and which feeds here do.
+func (a *app) coverageCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{Use: "coverage", Short: a.cat.T("cmd.coverage"), Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		return a.with("coverage", "", func(s *station) error {
+			board := mirror.Covered(all.Coverage(), s.cfg.Feeds)
+			if asJSON {
+				e := json.NewEncoder(a.out)
+				e.SetIndent("", "  ")
+				return e.Encode(board)
+			}
+			lang := a.cat.Language()
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, a.cat.T("coverage.head"))
+			for _, c := range board {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", c.Product.In(lang), a.cat.T("carried."+string(c.Carried)), strings.Join(c.Kinds, ","), strings.Join(c.Here, ","), c.Note.In(lang))
+			}
+			return w.Flush()
+		})
+	}}
+	c.Flags().BoolVar(&asJSON, "json", false, a.cat.T("flag.json"))
+	return c
 }
 
 func (a *app) originCommand() *cobra.Command {

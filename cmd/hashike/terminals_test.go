@@ -184,7 +184,7 @@ func TestDecisions(t *testing.T) {
 		t.Fatalf("%q", got)
 	}
 	stop()
-	w.inside("decide", "windows", "decline", "kb2999226", "--group", "Madoguchi", "--reason", "業務ソフトの確認中")
+	w.inside("decide", "windows", "decline", "windows 用更新プログラム (kb2999226)", "--group", "Madoguchi", "--reason", "業務ソフトの確認中")
 	seen := func(group, want string) {
 		t.Helper()
 		stop := w.start()
@@ -197,7 +197,17 @@ func TestDecisions(t *testing.T) {
 	seen("Kikaku", both)
 
 	// An order from outside declines it for all; inside says otherwise for one group.
-	w.outside("decide", "windows", "decline", update81, "--reason", "提供元の不具合", "--approver", "課長")
+	if list := w.outside("decide", "windows"); !strings.Contains(list, update81) || !strings.Contains(list, "KB2999226") {
+		t.Errorf("the outside lists\n%s", list)
+	}
+	w.fails(exitConfig, "H-205", "--data", w.path(outside), "decide", "windows", "decline", "KB1", "--reason", "x")
+	if out := w.outside("decide", "windows", "decline", "kb2999226", "--reason", "提供元の不具合", "--approver", "課長"); strings.Count(out, "decide") != 2 {
+		t.Errorf("of both updates of that number:\n%s", out)
+	}
+	ents, err := filepath.Glob(w.path(outside, ".tmp-*"))
+	if len(ents) > 0 || err != nil {
+		t.Errorf("left over: %v %v", ents, err)
+	}
 	w.outside("pack", "--to", w.path("media2"), "--clock-checked", "genuine old updates")
 	w.inside("import", w.path("media2"))
 	seen("Kikaku", "")
@@ -239,5 +249,72 @@ func TestRulesOfTheConfiguration(t *testing.T) {
 	}
 	if log := w.log(); !strings.Contains(log, "source=rule") || !strings.Contains(log, update81) {
 		t.Errorf("rules are not in the audit log:\n%s", log)
+	}
+}
+
+// Rules of the outside's configuration travel as a signed order with the next
+// bundle; the inside's own come first, and each of both is in the audit log.
+func TestRulesTravel(t *testing.T) {
+	dir := t.TempDir()
+	drops(t, dir, "win8.1")
+	w := newWorld(t, wsusBlock(dir))
+	const both = member81 + " " + update81
+	outConf, inConf := w.path(outside, "hashike.toml"), w.path(inside, "hashike.toml")
+	n := 0
+	cross := func() string {
+		t.Helper()
+		n++
+		media := w.path("media" + itoa(n))
+		out := w.outside("pack", "--to", media, "--clock-checked", "genuine old updates")
+		w.inside("import", media)
+		w.inside("publish", "--now")
+		return out
+	}
+	seen := func(when string, want map[string]string) {
+		t.Helper()
+		stop := w.start()
+		defer stop()
+		for group, need := range want {
+			if got := w.needed(group); got != need {
+				t.Fatalf("%s, %s: %q, want %q\n%s", when, group, got, need, w.inside("decide", "windows"))
+			}
+		}
+	}
+	w.outside("fetch")
+	setLine(t, outConf, "[feed.windows]\n", "[feed.windows]\nothers = \"decline\"\n")
+	w.configure(outside, "[[feed.windows.rules]]\ngroup = \"Kikaku\"\naction = \"install\"\ndeadline = \"7d\"\n")
+	if out := cross(); !strings.Contains(out, "承認の規則が変わりました") {
+		t.Errorf("pack says nothing of rules:\n%s", out)
+	}
+	seen("the outside's rules", map[string]string{"Kikaku": both, "Madoguchi": ""})
+	if list := w.inside("decide", "windows"); !strings.Contains(list, "外側の承認の規則") {
+		t.Errorf("nobody says where the rule came from:\n%s", list)
+	}
+	if out := cross(); strings.Contains(out, "承認の規則") {
+		t.Errorf("the same rules travel again:\n%s", out)
+	}
+	w.configure(inside, "[[feed.windows.rules]]\ngroup = \"Madoguchi\"\naction = \"install\"\n")
+	w.inside("publish")
+	seen("a rule of the inside for one group", map[string]string{"Kikaku": both, "Madoguchi": both, "Zeimu": ""})
+	setLine(t, inConf, "[feed.windows]\n", "[feed.windows]\nothers = \"install\"\n")
+	w.inside("publish")
+	seen("what becomes of others inside", map[string]string{"Kikaku": both, "Zeimu": both})
+	w.configure(inside, "[[feed.windows.rules]]\naction = \"decline\"\n")
+	w.inside("publish")
+	seen("the inside's rule for all is above the outside's for one group", map[string]string{"Kikaku": "", "Madoguchi": both, "Zeimu": ""})
+	setLine(t, inConf, "\n[[feed.windows.rules]]\naction = \"decline\"\n", "\n")
+	setLine(t, inConf, "others = \"install\"\n", "")
+	setLine(t, outConf, "others = \"decline\"\n", "")
+	setLine(t, outConf, "[[feed.windows.rules]]\ngroup = \"Kikaku\"\naction = \"install\"\ndeadline = \"7d\"\n", "")
+	cross()
+	seen("the outside took its rules back", map[string]string{"Kikaku": both, "Madoguchi": both, "Zeimu": both})
+	log := w.log()
+	for _, want := range []string{"source=outside-rule", "source=rule", "order 1 rules[0]", "order 1 others"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("no %q in the inside's audit log:\n%s", want, log)
+		}
+	}
+	if out := w.outside("status"); !strings.Contains(out, "rules") {
+		t.Errorf("the order does not show outside:\n%s", out)
 	}
 }

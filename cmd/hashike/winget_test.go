@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,7 +43,7 @@ func newWingetShop(t *testing.T) *wingetShop {
 	if err != nil {
 		missing(t, err.Error())
 	}
-	tools, key := signedTree(t, map[string]string{"vc_red.msi": string(msi), "readme.txt": "read"})
+	tools, key := signedTree(t, map[string]string{"vc_red.msi": string(msi), "setup.exe": string(nullsoft(t)), "readme.txt": "read"})
 	x := &wingetShop{town: appxtest.NewPublisher("試験町", time.Now()), msi: msi}
 	apps := t.TempDir()
 	x.world = newWorld(t, treeBlock(tools)+fmt.Sprintf("\n[feed.apps]\nkind = \"msix\"\ndir = \"apps\"\npublishers = [\"試験町\"]\ndirs = { apps = %q }\n\n"+
@@ -62,10 +63,31 @@ func newWingetShop(t *testing.T) *wingetShop {
 	return x
 }
 
+// nullsoft is a genuine installer that NSIS builds.
+func nullsoft(t *testing.T) []byte {
+	t.Helper()
+	tool, dir := need(t, "makensis"), t.TempDir()
+	script := "\ufeffUnicode true\nName \"Tool\"\nOutFile \"setup.exe\"\nVIProductVersion \"2.1.0.0\"\n"
+	for k, v := range map[string]string{"ProductName": "Shiken Tool", "CompanyName": "Shiken", "ProductVersion": "2.1", "FileVersion": "2.1"} {
+		script += "VIAddVersionKey /LANG=1033 " + k + " \"" + v + "\"\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "x.nsi"), []byte(script+"Section\nSectionEnd\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(tool, "-V1", "x.nsi")
+	cmd.Dir = dir
+	must(t, cmd)
+	b, err := os.ReadFile(filepath.Join(dir, "setup.exe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func (x *wingetShop) pack1(version string) []byte {
 	return x.town.Sign(appxtest.Build(appxtest.Spec{
 		Identity: appx.Identity{Name: "Shiken.App", Publisher: x.town.Name, Version: version, Architecture: "x64"}, Display: "試験アプリ", Vendor: "試験町",
-		Files: map[string][]byte{"a.txt": []byte(version)},
+		Depends: []appx.Dependency{{Name: "Shiken.Framework", Publisher: x.town.Name, Min: "1.0.0.0"}}, Files: map[string][]byte{"a.txt": []byte(version)},
 	}))
 }
 
@@ -175,6 +197,16 @@ func (x *wingetShop) upgrade(field, word string) (id, version string, file []byt
 func TestWinget(t *testing.T) {
 	x := newWingetShop(t)
 	x.carry()
+	share := filepath.Join(t.TempDir(), "share")
+	if out := x.inside("export", "tools", "--to", share); !strings.Contains(out, "install.cmd") && !strings.Contains(out, "導入ファイル") {
+		t.Errorf("export says:\n%s", out)
+	}
+	if b, err := os.ReadFile(filepath.Join(share, "list.csv")); err != nil || !strings.Contains(string(b), "Shiken") || !strings.Contains(string(b), "/S") {
+		t.Errorf("%v, the list on the share:\n%s", err, b)
+	}
+	if out := x.inside("coverage"); !strings.Contains(out, "一太郎") || !strings.Contains(out, "条件付き") || !strings.Contains(out, "apps") {
+		t.Errorf("coverage says:\n%s", out)
+	}
 	x.serveTLS()
 	if code, b := x.call("GET", x.at+"/winget/information", ""); code != http.StatusOK || !bytes.Contains(b, []byte(`"SourceIdentifier":"Hashike.Shiken"`)) {
 		t.Fatalf("information: %d %s", code, b)
@@ -187,6 +219,17 @@ func TestWinget(t *testing.T) {
 	id, _, file = x.upgrade("NormalizedPackageNameAndPublisher", "Microsoft Visual C++ 2010  x86 Redistributable - 10.0.40219")
 	if !strings.HasPrefix(id, "MicrosoftCorporation.MicrosoftVisualC++2010") || !bytes.Equal(file, x.msi) {
 		t.Errorf("%s: %d bytes of %d", id, len(file), len(x.msi))
+	}
+	id, version, file = x.upgrade("NormalizedPackageNameAndPublisher", "Shiken Tool 2.0 (x86)")
+	if id != "Shiken.ShikenTool" || version != "2.1" || !bytes.HasPrefix(file, []byte("MZ")) {
+		t.Errorf("%s %s, %d bytes", id, version, len(file))
+	}
+	_, _, app := x.upgrade("PackageFamilyName", family)
+	card := x.inside("origin", string(feed.DigestOf(app)))
+	for _, says := range []string{"package Shiken.App_1.0.0.0_x64_", "town.pem", "needs, and this feed does not have: Shiken.Framework 1.0.0.0"} {
+		if !strings.Contains(card, says) {
+			t.Errorf("the card does not say %q:\n%s", says, card)
+		}
 	}
 	// App Installer's own way to the same package.
 	code, b := x.call("GET", x.at+"/apps/shiken.app.appinstaller", "")

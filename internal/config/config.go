@@ -4,6 +4,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -213,6 +214,9 @@ func Load(path string, kinds []feed.Kind) (*File, error) {
 }
 
 func fault(path string, err error) error {
+	if f, ok := errors.AsType[*feed.Fault](err); ok { // a kind that has its own word for it
+		return feed.NewFault(fmt.Errorf("%s: %w", path, err), f.Code, "file", path)
+	}
 	return feed.NewFault(fmt.Errorf("%s: %w: %w", path, err, feed.ErrConfig), "H-202", "file", path, "detail", err.Error())
 }
 

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -14,12 +15,15 @@ import (
 // them; what an action means and what the rules are, the kind knows.
 
 // Who decided, the strongest first: a person's word inside is above a person's
-// outside, that above the clean-up of superseded updates, that above a rule.
+// outside, that above the clean-up of superseded updates, that above a rule of
+// the inside's configuration, that above a rule of the outside's.
 const (
 	ByInside     = "inside" // also the empty one
 	ByOutside    = "outside"
 	BySuperseded = "superseded"
 	ByRule       = "rule"
+
+	ByOutsideRule = "outside-rule" // a rule that an order brought
 )
 
 // Decision is the word on one update for one group of terminals.
@@ -42,6 +46,12 @@ func (d Decision) Key() string { return strings.ToLower(d.Subject + "\x00" + d.G
 // SortDecisions puts them into the order in which documents hold them.
 func SortDecisions(list []Decision) {
 	slices.SortFunc(list, func(a, b Decision) int { return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Key(), b.Key())) })
+}
+
+// OutsideRules are rules of approval that an order brought.
+type OutsideRules struct {
+	Body json.RawMessage
+	By   string // "order 12"
 }
 
 const maxDecisionText = 400
@@ -80,10 +90,15 @@ type Decider interface {
 	Titles(derived fs.FS, ids []string) (map[string]Text, error)
 	// Actions are the words that a person may use.
 	Actions() []string
-	// Policy is a fingerprint of the configured rules: when it changes, rules are applied anew.
-	Policy() string
+	// Rules are the configured rules in JSON, for another program of this kind;
+	// nil if there are none. They hold no secret and name no person.
+	Rules() json.RawMessage
+	// CheckRules refuses rules of an outside that this program does not understand.
+	CheckRules(json.RawMessage) error
+	// Policy is a fingerprint of the configured rules and the outside's: when it changes, rules are applied anew.
+	Policy(outside json.RawMessage) string
 	// Decide applies rules and clean-up for one ring at now. v.Decisions are the
-	// persons' words; prev is what Decide returned for the ring's last
+	// persons' words, v.Rules the outside's; prev is what Decide returned for the ring's last
 	// publication, which newer says was of an older snapshot.
 	Decide(v View, ring string, prev []Decision, newer bool, now time.Time) ([]Decision, error)
 }

@@ -42,7 +42,9 @@ func (s *Strength) UnmarshalText(b []byte) error {
 //
 // With Via set it is a link: the document Via (an artifact of the same
 // snapshot, already proved) names Subject, and the chain is as strong as Via,
-// at most Strength. Without Via it is the far end of a chain.
+// at most Strength. Without Via it is the far end of a chain. With Via equal to
+// Subject it proves nothing more: it adds its Note to the card of a file that
+// something before has proved.
 type Evidence struct {
 	Path     string    `json:"path"`             // the artifact's path: names are bound, not only bytes
 	Subject  Digest    `json:"subject"`          // what was proved

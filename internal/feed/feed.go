@@ -169,6 +169,7 @@ type View struct {
 	Older     []Content         // earlier publications still reachable, newest first
 	Withheld  map[string]string // artifact path → reason: answered as absent
 	Decisions []Decision        // approvals per group, for kinds whose protocol has them
+	Rules     OutsideRules      // for Decide alone
 	Derived   fs.FS             // what Deriver built for this snapshot; nil without one
 	Number    uint64            // generation
 	Published time.Time
@@ -243,6 +244,9 @@ type Prober interface {
 // Deriver builds, at publish and on the write path, files that Handler opens
 // instead of computing them at start (the wsus index).
 type Deriver interface {
+	// Derives names the files that Derive writes; names change with their
+	// format. A folder without one of them is of another program and is built anew.
+	Derives() []string
 	Derive(ctx context.Context, c Content, prev fs.FS, out func(name string, r io.Reader) error) error
 }
 

@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ const (
 	OrderRollback  OrderKind = "allow-rollback" // lets marks of one feed go back once
 	OrderPullBack  OrderKind = "pull-back"      // stops serving
 	OrderDecide    OrderKind = "decide"         // a word on one update: approved, declined; the inside may say otherwise
+	OrderRules     OrderKind = "rules"          // the outside's rules of approval for one feed; the inside's own come first
 	OrderVoid      OrderKind = "void"           // a bundle whose medium was lost: not imported without a person's word
 )
 
@@ -31,19 +33,23 @@ type Order struct {
 	Strength Strength  `json:"strength"` // exception: what is enough
 	// Detection makes an exception one about malware scans alone: the file of
 	// Digest is released although a scanner finds this name in it.
-	Detection string     `json:"detection,omitempty"`
-	Distrust  *Distrust  `json:"distrust,omitempty"` // distrust
-	Anchor    *NewAnchor `json:"anchor,omitempty"`   // trust
-	Decision  *Decision  `json:"decision,omitempty"` // decide
-	Time      time.Time  `json:"time,omitzero"`      // floor: the new floor
-	Serial    uint64     `json:"serial,omitempty"`   // pull-back, rollback: which snapshot
-	Bundle    uint64     `json:"bundle,omitempty"`   // void: its number
-	Reason    string     `json:"reason"`
-	Operator  string     `json:"operator"`
-	Approver  string     `json:"approver"`
-	Issued    time.Time  `json:"issued"`
-	Until     time.Time  `json:"until,omitzero"` // exception: required, 31 March at the latest
+	Detection string          `json:"detection,omitempty"`
+	Distrust  *Distrust       `json:"distrust,omitempty"` // distrust
+	Anchor    *NewAnchor      `json:"anchor,omitempty"`   // trust
+	Decision  *Decision       `json:"decision,omitempty"` // decide
+	Rules     json.RawMessage `json:"rules,omitempty"`    // rules: in the kind's own form
+	Time      time.Time       `json:"time,omitzero"`      // floor: the new floor
+	Serial    uint64          `json:"serial,omitempty"`   // pull-back, rollback: which snapshot
+	Bundle    uint64          `json:"bundle,omitempty"`   // void: its number
+	Reason    string          `json:"reason"`
+	Operator  string          `json:"operator"`
+	Approver  string          `json:"approver"`
+	Issued    time.Time       `json:"issued"`
+	Until     time.Time       `json:"until,omitzero"` // exception: required, 31 March at the latest
 }
+
+// MaxRules is how large the rules of one order may be: its record must fit into a line.
+const MaxRules = 96 << 10
 
 // NewAnchor is a vendor key or root that an order adds for some feeds.
 type NewAnchor struct {
@@ -98,6 +104,10 @@ func (o Order) Check() error {
 		}
 		if err := o.Decision.Check(); err != nil {
 			return bad(err.Error())
+		}
+	case OrderRules:
+		if o.Feed == "" || len(o.Rules) > MaxRules || !json.Valid(o.Rules) {
+			return bad(fmt.Sprintf("which feed, and its rules in JSON of at most %d bytes", MaxRules))
 		}
 	case OrderVoid:
 		if o.Bundle == 0 {

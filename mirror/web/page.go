@@ -32,9 +32,9 @@ type contact struct{ Role, Who string }
 func (s *site) page(w http.ResponseWriter, r *http.Request) *page {
 	p := &page{Lang: s.lang(w, r), Now: s.b.Now(), s: s, query: r.URL.Query()}
 	p.Side = s.b.Side().In(p.Lang)
-	nav := []link{{mirror.PagePrefix, "page.freshness"}, {mirror.PagePrefix + "settings", "page.settings"}}
+	nav := []link{{mirror.PagePrefix, "page.freshness"}, {mirror.PagePrefix + "settings", "page.settings"}, {mirror.PagePrefix + "coverage", "page.coverage"}}
 	if s.admin {
-		nav = []link{{"/", "page.feeds"}, {"/origin", "page.origin"}, {"/problems", "page.problems"}, {"/orders", "page.orders"}, {"/terminals", "page.terminals"}}
+		nav = []link{{"/", "page.feeds"}, {"/origin", "page.origin"}, {"/problems", "page.problems"}, {"/orders", "page.orders"}, {"/terminals", "page.terminals"}, {"/coverage", "page.coverage"}}
 	}
 	for _, l := range nav {
 		p.Nav = append(p.Nav, link{l.Path, p.T(l.Name)})
@@ -95,6 +95,7 @@ func (p *page) Level(l mirror.Level) string     { return p.T("level-name." + str
 func (p *page) Ring(r string) string            { return p.T("ring-name." + r) }
 func (p *page) Strength(s feed.Strength) string { return p.T("strength-name." + s.String()) }
 func (p *page) Order(k feed.OrderKind) string   { return p.T("order-name." + string(k)) }
+func (p *page) Carried(c feed.Carried) string   { return p.T("carried." + string(c)) }
 func (p *page) Method(m string) string          { return m }
 func (p *page) Card(feedName, path string) string {
 	return "/origin?q=" + url.QueryEscape(feedName+":"+path)

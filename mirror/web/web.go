@@ -53,11 +53,13 @@ func Pages(b *mirror.Board, admin bool) http.Handler {
 		mux.HandleFunc("GET /problems", s.problems)
 		mux.HandleFunc("GET /orders", s.orders)
 		mux.HandleFunc("GET /terminals", s.terminals)
+		mux.HandleFunc("GET /coverage", s.coverage)
 	} else {
 		mux.HandleFunc("GET /{$}", s.freshness)
 		mux.HandleFunc("GET "+mirror.PagePrefix+"{$}", s.freshness)
 		mux.HandleFunc("GET "+mirror.PagePrefix+"settings", s.settings)
 		mux.HandleFunc("GET "+mirror.PagePrefix+"settings/{feed}/{n}", s.setting)
+		mux.HandleFunc("GET "+mirror.PagePrefix+"coverage", s.coverage)
 		mux.HandleFunc("GET "+mirror.PagePrefix+"ca.crt", s.ca)
 	}
 	mux.HandleFunc("/", s.notFound)
@@ -177,6 +179,10 @@ func download(w http.ResponseWriter, name, kind string, body []byte) {
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
 	w.Write(body)
+}
+
+func (s *site) coverage(w http.ResponseWriter, r *http.Request) {
+	s.show(w, r, http.StatusOK, "coverage", "page.coverage", s.b.Coverage())
 }
 
 func problems(o mirror.Overview) []mirror.FeedStatus {

@@ -88,6 +88,10 @@ func mirrorWith(t *testing.T) (terminals, admin http.Handler, digest feed.Digest
 		fmt.Sprintf(`{"path":"dir/<main>.cvd","subject":%q,"method":"sha256-list","strength":"signed","via":%q}`, digest, list),
 		fmt.Sprintf(`{"path":"list","subject":%q,"method":"openpgp","strength":"signed","signer":"Vendor <v@example>","key":"ABCD"}`, list))
 	s, err := mirror.NewServer(mirror.ServerOptions{
+		Coverage: []feed.Coverage{
+			{Group: feed.Text{JA: "業務用ソフト", EN: "Applications"}, Product: feed.Text{JA: "一太郎", EN: "Ichitaro"}, Kinds: []string{"intake"}, Carried: feed.Conditional, Note: feed.Text{JA: "注", EN: "note"}},
+			{Group: feed.Text{JA: "ウイルス対策", EN: "Antivirus"}, Product: feed.Text{JA: "ClamAV", EN: "ClamAV"}, Carried: feed.Confirmed, Tier: "A", Note: feed.Text{JA: "注", EN: "note"}},
+		},
 		Data: dir, Store: store, Feeds: feeds, Clock: clock, Pages: web.Pages, Hosts: []string{"mirror.town.example"}, Base: "http://mirror.town.example",
 		Side:    feed.Text{JA: "内側（LGWAN接続系）", EN: "Inside (LGWAN)"},
 		Contact: map[string]string{"info": "総務課 内線123", "incident": ""},
@@ -144,6 +148,8 @@ func TestPages(t *testing.T) {
 		{h: terminals, path: "/", status: 200, ja: []string{"更新状況一覧", "公開から4日", "注意（黄）", "令和8年11月22日(日) 14:05", "全端末", "まだ公開していません"},
 			en: []string{"Update status", "4 days", "attention (yellow)", "22 Nov 2026 (Sun) 14:05 JST"}, mustnt: "signature of"},
 		{h: terminals, path: "/hashike/", status: 200, ja: []string{"2711"}, en: []string{"2711"}},
+		{h: terminals, path: "/hashike/coverage", status: 200, ja: []string{"対応状況", "条件付き", "一太郎", "設定なし"}, en: []string{"What is carried", "conditional", "Ichitaro"}},
+		{h: admin, path: "/coverage", status: 200, ja: []string{"動作確認済", "ClamAV"}, en: []string{"confirmed"}},
 		{h: terminals, path: "/hashike/settings", status: 200, ja: []string{"端末の設定", "更新元の指定", "証明書"}, en: []string{"Client settings", "Where to update from"},
 			sameBoth: []string{"DatabaseMirror http://mirror.town.example/av/", `C:\ProgramData\trial\update.conf`, "/hashike/ca.crt"}},
 		{h: terminals, path: "/hashike/nothing", status: 404, ja: []string{"このページはありません"}, en: []string{"no such page"}},

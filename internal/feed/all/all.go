@@ -8,11 +8,18 @@ import (
 	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/defender"
+	"github.com/hashike/hashike/internal/feed/eset"
+	"github.com/hashike/hashike/internal/feed/kaspersky"
 	"github.com/hashike/hashike/internal/feed/mozilla"
 	"github.com/hashike/hashike/internal/feed/msix"
 	"github.com/hashike/hashike/internal/feed/office"
+	"github.com/hashike/hashike/internal/feed/sophos"
+	"github.com/hashike/hashike/internal/feed/symantec"
 	"github.com/hashike/hashike/internal/feed/tree"
+	"github.com/hashike/hashike/internal/feed/trellix"
+	"github.com/hashike/hashike/internal/feed/trendmicro"
 	"github.com/hashike/hashike/internal/feed/winget"
+	"github.com/hashike/hashike/internal/feed/withsecure"
 	"github.com/hashike/hashike/internal/feed/wsus"
 )
 
@@ -22,10 +29,17 @@ func Kinds() []feed.Kind {
 		apt.Kind(),
 		chromium.Kind(),
 		clamav.Kind(),
-		office.Kind(),
-		msix.Kind(),
 		defender.Kind(),
+		eset.Kind(),
+		kaspersky.Kind(),
+		sophos.Kind(),
+		symantec.Kind(),
+		trellix.Kind(),
+		trendmicro.Kind(),
+		withsecure.Kind(),
 		mozilla.Kind(),
+		msix.Kind(),
+		office.Kind(),
 		tree.Kind(),
 		winget.Kind(),
 		wsus.Kind(),

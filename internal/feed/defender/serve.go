@@ -60,8 +60,9 @@ func share(mirror string, programs []string) feed.Setting {
 	b.WriteString("foreach ($p in '" + strings.Join(programs, "', '") + "') {\n")
 	b.WriteString(`  $to = Join-Path $share ($p -replace '/', '\')
   New-Item -ItemType Directory -Force (Split-Path $to) | Out-Null
-  $new = "$to.new"
-  $when = if (Test-Path $to) { '-z', $to }
+  $new = $to -replace '\.exe$', '.new.exe'
+  $when = @()
+  if (Test-Path $to) { $when = @('-z', $to) }
   & curl.exe -fsS -R @when -o $new "$mirror/$p"
   if ($LASTEXITCODE -ne 0) { Write-Error "$p"; continue }
   if (-not (Test-Path $new)) { continue }          # not newer

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,6 +196,15 @@ func (b *bench) judge(ctx context.Context, c feed.Content, marks map[string]int6
 	if b.orders != nil {
 		orders = b.orders(h)
 	}
+	if b.c.Except {
+		orders = append(slices.Clone(orders), exception(h))
+	}
+	return b.under(ctx, c, marks, orders)
+}
+
+// under judges with these orders and no others.
+func (b *bench) under(ctx context.Context, c feed.Content, marks map[string]int64, orders []feed.Order) judgement {
+	h := c.Header()
 	policy, err := verifier.BuildPolicy(b.setup.Kind.Floors, b.setup.Floors, orders, h.Feed, h.Serial, h.Taken)
 	if err != nil {
 		return judgement{err: err}

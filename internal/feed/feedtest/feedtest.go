@@ -58,6 +58,7 @@ type Case struct {
 	Gone     func(path string) bool             // of Older, rightly absent once Newer is published
 	Requests []Request                          // to a server that has Newer
 	Quiet    int64                              // most requests of a fetch with nothing new; 0 is 6
+	Except   bool                               // nothing of the vendor's can be proved: an exception order for "none" is in force throughout
 	Huge     func(path string) bool             // upstream files whose cap is beyond what a test can send (64 MiB)
 	Without  map[string]string                  // subtest → why it does not apply
 }
@@ -87,6 +88,7 @@ func Run(t *testing.T, c Case) {
 		{"key swapped", c.Forged.Files != nil || c.Forged.Handler != nil, testForged},
 		{"orders", true, testOrders},
 		{"rollback", true, testRollback},
+		{"exception", true, testException},
 		{"hostile index", c.Hostile != nil, testHostile},
 		{"upstream tampered", true, testUpstreamTampered},
 		{"upstream faults", true, testFaults},

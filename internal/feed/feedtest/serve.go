@@ -8,11 +8,13 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"mime"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -90,6 +92,9 @@ func (s *shop) derive(c feed.Content) fs.FS {
 	})
 	if err != nil {
 		s.t.Fatalf("derived files: %v", err)
+	}
+	if names, said := slices.Sorted(maps.Keys(made)), slices.Sorted(slices.Values(k.Derives())); !slices.Equal(names, said) {
+		s.t.Errorf("derived files %q, said were %q", names, said)
 	}
 	s.derived[c] = made
 	return made

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/hashike/hashike/internal/feed"
 )
@@ -145,5 +146,45 @@ func testRollback(t *testing.T, h *history) {
 	// And forward again.
 	if got := b.at(t, h.c.Now); got.Header().Serial <= res.Serial {
 		t.Errorf("after going back the feed stands still at %d", got.Header().Serial)
+	}
+}
+
+// exceptionDay is until when a case's exception holds.
+const exceptionDay = 24 * time.Hour
+
+func exception(h feed.Header) feed.Order {
+	o := order(999, feed.OrderException, h)
+	o.Issued, o.Until = h.Taken, h.Taken.Add(exceptionDay)
+	if end := feed.FiscalYearEnd(o.Issued); o.Until.After(end) {
+		o.Until = end
+	}
+	return o
+}
+
+// testException: a feed that cannot reach its floor is held without an
+// exception order, is let through by one as long as it is in force, and says so.
+func testException(t *testing.T, h *history) {
+	if !h.c.Except {
+		if n := h.verdict.verdict.Exceptions; len(n) > 0 {
+			t.Errorf("orders %v were needed", n)
+		}
+		return
+	}
+	if j := h.under(t.Context(), h.now, h.marks, nil); !errors.Is(j.err, feed.ErrHeld) {
+		t.Errorf("without an exception: %v", j.err)
+	}
+	if n := h.verdict.verdict.Exceptions; !slices.Equal(n, []uint64{999}) || h.verdict.verdict.Weakest != feed.None {
+		t.Errorf("orders %v were needed, weakest is %s", n, h.verdict.verdict.Weakest)
+	}
+	over := exception(h.now.Header())
+	over.Until = h.now.Header().Taken // it ended at that moment
+	other := exception(h.now.Header())
+	other.Feed = "another"
+	more := exception(h.now.Header())
+	more.Strength = feed.Attested
+	for what, o := range map[string]feed.Order{"that has ended": over, "for another feed": other, "for what is stronger": more} {
+		if j := h.under(t.Context(), h.now, h.marks, []feed.Order{o}); !errors.Is(j.err, feed.ErrHeld) {
+			t.Errorf("with an exception %s: %v", what, j.err)
+		}
 	}
 }

@@ -58,10 +58,6 @@ const (
 
 // Kind is the table entry.
 func Kind() feed.Kind {
-	anchors := verifier.MicrosoftAnchors()
-	for i := range anchors {
-		anchors[i].Use = use
-	}
 	return feed.Kind{
 		Name:  "msix",
 		Title: feed.Text{JA: "Windowsのアプリパッケージ（MSIX、APPX）", EN: "Windows app packages (MSIX, APPX)"},
@@ -70,7 +66,7 @@ func Kind() feed.Kind {
 		},
 		New:     newFeed,
 		Floors:  map[feed.Class]feed.Strength{feed.Security: feed.Signed, feed.Feature: feed.Signed},
-		Anchors: anchors,
+		Anchors: verifier.CodeSigningAnchors(use),
 	}
 }
 

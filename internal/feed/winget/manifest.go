@@ -165,6 +165,9 @@ func harmless(v any) error {
 	switch v := v.(type) {
 	case map[string]any:
 		for k, x := range v {
+			if t, ok := x.(string); ok && k == "RelativeFilePath" && (strings.Contains(t, "..") || strings.ContainsAny(t, ":") || strings.HasPrefix(t, `\`) || strings.HasPrefix(t, "/")) {
+				return fmt.Errorf("manifest: file %.100q leads elsewhere", t)
+			}
 			if k == "InstallerSwitches" {
 				m, _ := x.(map[string]any)
 				for name, s := range m {
@@ -313,15 +316,55 @@ func chosen(from map[string]any, fields map[string]int) map[string]any {
 	return out
 }
 
+// rightTypes drops fields that are a list where a text belongs, and so on: the
+// client would refuse the whole answer.
+func rightTypes(i map[string]any) map[string]any {
+	for k, v := range i {
+		ok := false
+		switch k {
+		case "Platform", "InstallModes", "InstallerSuccessCodes", "Commands", "Protocols", "FileExtensions", "Capabilities", "RestrictedCapabilities",
+			"UnsupportedOSArchitectures", "AppsAndFeaturesEntries", "ExpectedReturnCodes", "NestedInstallerFiles", "UnsupportedArguments":
+			_, ok = v.([]any)
+		case "InstallerSwitches":
+			var m map[string]any
+			if m, ok = v.(map[string]any); ok {
+				i[k] = switches(m)
+			}
+		case "Dependencies", "InstallationMetadata":
+			_, ok = v.(map[string]any)
+		case "InstallerAbortsTerminal", "InstallLocationRequired", "RequireExplicitUpgrade", "DisplayInstallWarnings", "DownloadCommandProhibited", "ArchiveBinariesDependOnPath":
+			_, ok = v.(bool)
+		default:
+			_, ok = v.(string)
+		}
+		if !ok {
+			delete(i, k)
+		}
+	}
+	return i
+}
+
+// switches are the arguments that the contract knows, as texts.
+func switches(from map[string]any) map[string]any {
+	out := map[string]any{}
+	for _, k := range []string{"Silent", "SilentWithProgress", "Interactive", "InstallLocation", "Log", "Upgrade", "Custom", "Repair"} {
+		if s := text(from, k); s != "" && (len(s) <= 512 || k == "Custom" && len(s) <= 2048) {
+			out[k] = s
+		}
+	}
+	return out
+}
+
 // flat gives an installer what the manifest says for all of them: the REST form
 // has no defaults (ManifestYamlPopulator.cpp). Arguments are joined one by one;
 // codes and family names belong to the types that have them.
 func flat(root, one map[string]any) map[string]any {
-	out := chosen(root, installerFields())
+	out := rightTypes(chosen(root, installerFields()))
 	delete(out, "InstallerSha256")
-	for k, v := range chosen(one, installerFields()) {
+	for k, v := range rightTypes(chosen(one, installerFields())) {
 		out[k] = v
 	}
+	root, one = rightTypes(chosen(root, installerFields())), rightTypes(chosen(one, installerFields()))
 	if a, ok := root["InstallerSwitches"].(map[string]any); ok {
 		all := map[string]any{}
 		for k, v := range a {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"testing/fstest"
 )
 
 // community are manifests of winget-pkgs as they are there, and the SHA-256 of
@@ -124,6 +125,8 @@ func TestManifestsRefused(t *testing.T) {
 		"a share":                    {`"/S"`, `'/d \\evil\c$'`},
 		"a second command":           {`"/S"`, `"/S & calc.exe"`},
 		"a line break":               {`"/S"`, `"/S\nx"`},
+		"a file elsewhere":           {"MIT", "MIT\nNestedInstallerFiles: [{RelativeFilePath: '..\\..\\x.exe'}]"},
+		"a file from the root":       {"MIT", "MIT\nNestedInstallerFiles: [{RelativeFilePath: 'C:\\x.exe'}]"},
 		"no identifier":              {"A.B", "A"},
 		"an identifier that leaves":  {"A.B", "A.B/../C"},
 		"a version that leaves":      {"1.10", ".."},
@@ -150,6 +153,13 @@ func TestManifestsRefused(t *testing.T) {
 		if m, err := join([]*document{d}); err == nil {
 			t.Errorf("%s: accepted: %+v", name, m)
 		}
+	}
+	d, err = parseDocument([]byte(strings.Replace(good, "  InstallerSwitches: {Silent: \"/S\"}\n", "  InstallerSwitches: {Silent: \"/S\", Colour: red, Log: [1]}\n  Commands: one\n  Scope: [user]\n  ReleaseDate: {a: b}\n", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := flat(d.root, list(d.root, "Installers")[0].(map[string]any)); len(i["InstallerSwitches"].(map[string]any)) != 1 || i["Commands"] != nil || i["Scope"] != nil || i["ReleaseDate"] != nil || text(i, "Architecture") != "x64" {
+		t.Errorf("fields of wrong types: %v", i)
 	}
 	// Whatever is declared, only what the client can run without a person is offered.
 	for name, change := range map[string]string{"no arguments": "  InstallerSwitches: {Silent: \"/S\"}\n", "no architecture": "Architecture: x64\n  "} {
@@ -201,5 +211,17 @@ func TestProbe(t *testing.T) {
 		if told, err := w.src.Probe(t.Context(), w.spoil(spoil), content{}, mustURL("https://hashike.example/winget/")); err == nil {
 			t.Errorf("%s is changed, and the probe says %q", spoil, told)
 		}
+	}
+}
+
+// TestRoots: of a copy of the community repository only the wanted packages'
+// folders are walked.
+func TestRoots(t *testing.T) {
+	dir := fstest.MapFS{
+		"manifests/m/Mozilla/Thunderbird/ESR/ja/140.12.0/x.yaml": {}, "manifests/g/Google/Chrome/138/x.yaml": {}, "a/A/B/1/x.yaml": {}, "C/D/1/x.yaml": {}, "E.F/x.yaml": {},
+	}
+	s := &source{Config{Packages: []string{"Mozilla.Thunderbird.ESR.ja", "A.B", "C.D", "E.F", "No.Such"}}}
+	if got := strings.Join(s.roots(dir), " "); got != "manifests/m/Mozilla/Thunderbird/ESR/ja a/A/B C/D E.F" {
+		t.Errorf("%q", got)
 	}
 }

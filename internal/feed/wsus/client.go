@@ -123,17 +123,19 @@ func (s *server) getCookie(c *call) error {
 	k.use, k.protocol, k.expires = cookieSession, protocol, s.conf.now().Add(cookieLife)
 	// What the terminal has seen, an old cookie tells, also an expired one.
 	if was, err := s.seal.open(old.sealed); err == nil && was.use == cookieSession && was.client == k.client && was.epoch == k.epoch {
-		k.serial, k.mark = was.serial, was.mark
+		k.serial, k.mark, k.drivers = was.serial, was.mark, was.drivers
 	}
 	if v, ok := s.rings[s.ringOf(c.http, k.group)]; ok {
 		k.epoch = v.Epoch
 	}
-	s.Ledger.Saw(s.sighting(k, "asked"))
-	now := s.conf.now().UTC()
-	s.Ledger.Change(s.Feed, k.client, func(t *feed.Terminal) {
-		t.Group, t.Contact = k.group, now
-		t.Called(k.name, now) // always the name of SimpleAuth: other messages may write it otherwise
-	})
+	if k.client != probeClient {
+		s.Ledger.Saw(s.sighting(k, "asked"))
+		now := s.conf.now().UTC()
+		s.Ledger.Change(s.Feed, k.client, func(t *feed.Terminal) {
+			t.Group, t.Contact = k.group, now
+			t.Called(k.name, now) // always the name of SimpleAuth: other messages may write it otherwise
+		})
+	}
 	c.begin("GetCookieResult")
 	s.cookieBody(&c.answer, k)
 	c.end(1)
@@ -244,7 +246,7 @@ func (s *server) refreshCache(c *call) error {
 		c.end(1)
 		c.flag("IsLeaf", sc.leaf(i))
 		if d, ok := sc.deploy[i]; ok {
-			putDeployment(&c.answer, v, i, d)
+			putDeployment(&c.answer, v, i, d, nil)
 		}
 		c.end(1)
 	}

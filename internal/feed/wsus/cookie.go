@@ -33,6 +33,7 @@ type cookie struct {
 	epoch    epoch  // of the revision ids
 	serial   uint64 // of the snapshot that the terminal last saw whole
 	mark     uint64 // of the deployments that it last saw
+	drivers  uint64 // of those that it last saw in a drivers' pass
 	client   string // SusClientId
 	name     string // DNS name
 	group    string // TargetGroup
@@ -50,7 +51,7 @@ func newSealer(secret []byte, name string) (*sealer, error) {
 		return nil, err
 	}
 	g, err := cipher.NewGCM(b)
-	return &sealer{g, []byte("wsus-cookie-1/" + name)}, err
+	return &sealer{g, []byte("wsus-cookie-2/" + name)}, err
 }
 
 func (s *sealer) seal(c cookie) []byte {
@@ -59,6 +60,7 @@ func (s *sealer) seal(c cookie) []byte {
 	b = append(b, c.epoch[:]...)
 	b = binary.BigEndian.AppendUint64(b, c.serial)
 	b = binary.BigEndian.AppendUint64(b, c.mark)
+	b = binary.BigEndian.AppendUint64(b, c.drivers)
 	for _, t := range []string{c.client, c.name, c.group, c.protocol} {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(t)))
 		b = append(b, t...)
@@ -78,12 +80,12 @@ func (s *sealer) open(sealed []byte) (cookie, error) {
 		return cookie{}, errCookie
 	}
 	b, err := s.aead.Open(nil, sealed[:n], sealed[n:], s.feed)
-	const fixed = 1 + 8 + 16 + 8 + 8
+	const fixed = 1 + 8 + 16 + 8 + 8 + 8
 	if err != nil || len(b) < fixed {
 		return cookie{}, errCookie
 	}
 	c := cookie{use: cookieUse(b[0]), expires: time.Unix(int64(binary.BigEndian.Uint64(b[1:])), 0), epoch: epoch(b[9:25]),
-		serial: binary.BigEndian.Uint64(b[25:]), mark: binary.BigEndian.Uint64(b[33:])}
+		serial: binary.BigEndian.Uint64(b[25:]), mark: binary.BigEndian.Uint64(b[33:]), drivers: binary.BigEndian.Uint64(b[41:])}
 	b = b[fixed:]
 	for _, into := range []*string{&c.client, &c.name, &c.group, &c.protocol} {
 		if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {

@@ -1,9 +1,6 @@
 package wsus
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"html"
 	"io"
@@ -18,42 +15,6 @@ import (
 
 // Approvals: rules of the configuration, and the clean-up of what is superseded.
 // Persons' words and the order of precedence are the engine's (feed.Decision).
-
-// Rule approves, declines or only detects updates.
-type Rule struct {
-	Classification string                   `toml:"classification" doc:"分類（名前またはID）。空はすべて / classification, by title or id"`
-	Product        string                   `toml:"product" doc:"製品（名前またはID）。空はすべて / product, by title or id"`
-	Group          string                   `toml:"group" doc:"端末のグループまたは配信段階。空はすべて / target group or ring"`
-	Action         string                   `toml:"action" doc:"install、optional、detect、decline"`
-	Waits          map[string]feed.Duration `toml:"waits" doc:"配信段階ごとの待機時間（この配信段階に初めて届いてから） / wait per ring, after the ring first had the update"`
-	Deadline       feed.Duration            `toml:"deadline" doc:"期限（待機時間の後。例 7d）。過ぎると端末が自動で入れる / deadline after the wait"`
-}
-
-const maxRules = 200
-
-func (c *Config) checkRules() error {
-	if _, ok := words[c.Others]; !ok && c.Others != "" {
-		return fmt.Errorf("others = %.40q: install, optional, detect or decline: %w", c.Others, feed.ErrConfig)
-	}
-	if len(c.Rules) > maxRules {
-		return fmt.Errorf("over %d rules: %w", maxRules, feed.ErrConfig)
-	}
-	for i, r := range c.Rules {
-		_, known := words[r.Action]
-		if !known || r.Action == "uninstall" {
-			return fmt.Errorf("rules[%d]: action = %.40q: install, optional, detect or decline: %w", i, r.Action, feed.ErrConfig)
-		}
-		if len(r.Classification)+len(r.Product)+len(r.Group) > maxText || r.Deadline < 0 {
-			return fmt.Errorf("rules[%d]: a name is too long or the deadline negative: %w", i, feed.ErrConfig)
-		}
-		for ring, d := range r.Waits {
-			if !slices.Contains(feed.Rings(), ring) || d < 0 {
-				return fmt.Errorf("rules[%d]: waits.%.40s: %w", i, ring, feed.ErrConfig)
-			}
-		}
-	}
-	return nil
-}
 
 // classifications have the same ids everywhere; drops do not bring their names.
 var classifications = map[string]guid{
@@ -71,16 +32,6 @@ var classifications = map[string]guid{
 // Actions implements feed.Decider.
 func (f *updates) Actions() []string {
 	return []string{"install", "optional", "detect", "decline", "uninstall"}
-}
-
-// Policy implements feed.Decider.
-func (f *updates) Policy() string {
-	b, err := json.Marshal([]any{f.conf.Rules, f.conf.Others})
-	if err != nil {
-		return "" // strings and numbers can be marshalled
-	}
-	h := sha256.Sum256(b)
-	return hex.EncodeToString(h[:8])
 }
 
 // describer reads names from derived files.
@@ -158,7 +109,7 @@ func (d *describer) categories(r *revision) (class int32, products []int32) {
 func (c *catalog) deployable() []int {
 	var out []int
 	for _, i := range c.latest {
-		if r := &c.Revisions[i]; r.Type == 'S' && r.Explicit {
+		if r := &c.Revisions[i]; (r.Type == 'S' || r.Type == 'D') && r.Explicit {
 			out = append(out, i)
 		}
 	}
@@ -292,6 +243,10 @@ func (d *describer) called(n int32, i int, name string) bool {
 
 // Decide implements feed.Decider.
 func (f *updates) Decide(v feed.View, ring string, prev []feed.Decision, newer bool, now time.Time) ([]feed.Decision, error) {
+	outside, err := parseRules(v.Rules.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", v.Rules.By, err)
+	}
 	d, err := describe(v)
 	if err != nil {
 		return nil, err
@@ -301,42 +256,11 @@ func (f *updates) Decide(v feed.View, ring string, prev []feed.Decision, newer b
 	for _, p := range prev {
 		had[p.Source+"\x00"+p.Key()] = p
 	}
-	out := f.rules(d, ring, had, now)
+	out := f.rules(d, outside, v.Rules.By, ring, had, now)
 	for _, x := range out {
 		d.tell(x)
 	}
 	return append(out, f.cleanUp(d, ring, had, newer, now)...), nil
-}
-
-// rules applies the first rule that fits, for each group that rules name.
-func (f *updates) rules(d *describer, ring string, had map[string]feed.Decision, now time.Time) []feed.Decision {
-	var out []feed.Decision
-	if f.conf.Others != "" && f.conf.Others != "install" {
-		out = append(out, feed.Decision{Subject: "*", Action: f.conf.Others, Source: feed.ByRule, Since: now, By: "others"})
-	}
-	for _, i := range d.deployable() {
-		r := &d.Revisions[i]
-		done := map[string]bool{}
-		for n, rule := range f.conf.Rules {
-			group := strings.ToLower(rule.Group)
-			if done[group] || !d.fits(rule, r) {
-				continue
-			}
-			done[group] = true
-			x := feed.Decision{Subject: d.Updates[r.Update].String(), Group: rule.Group, Action: rule.Action, Source: feed.ByRule, Since: now, By: fmt.Sprintf("rules[%d]", n)}
-			if was, ok := had[x.Source+"\x00"+x.Key()]; ok {
-				x.Since = was.Since
-			}
-			if wait := time.Duration(rule.Waits[ring]); wait > 0 {
-				x.From = x.Since.Add(wait)
-			}
-			if rule.Deadline > 0 {
-				x.Deadline = x.Since.Add(time.Duration(rule.Waits[ring]) + time.Duration(rule.Deadline)).Truncate(time.Second)
-			}
-			out = append(out, x)
-		}
-	}
-	return out
 }
 
 // cleanUp declines what is superseded by something that the same terminals are

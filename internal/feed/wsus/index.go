@@ -21,8 +21,8 @@ import (
 // with where the fragments lie. The index is read whole, the fragments are not.
 
 const (
-	indexName     = "index-3"
-	fragmentsName = "fragments-3"
+	indexName     = "index-4"
+	fragmentsName = "fragments-4"
 	maxIndex      = 1 << 30
 )
 
@@ -53,6 +53,7 @@ type revision struct {
 	Created    string // as the document has it; empty from a drop's scan
 	Category   string // of a category: Product, UpdateClassification, …
 	Supersedes []int32
+	Drivers    []driver
 }
 
 type bundled struct{ Update, Number int32 }
@@ -94,6 +95,9 @@ type indexer struct {
 	out     io.Writer
 	at      int64
 }
+
+// Derives implements feed.Deriver.
+func (f *updates) Derives() []string { return []string{fragmentsName, indexName} }
 
 // Derive implements feed.Deriver.
 //
@@ -179,6 +183,9 @@ func (x *indexer) scan(c feed.Content, a feed.Artifact) error {
 		r, ok := fresh[n]
 		if !ok || p == eula {
 			return nil
+		}
+		if p == core && r.Type == 'D' {
+			r.Drivers = parseDrivers(body)
 		}
 		return x.keep(r, p, lang, body)
 	})

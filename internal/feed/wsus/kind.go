@@ -33,7 +33,7 @@ type Config struct {
 	Account         string            `toml:"account" doc:"取得元に名乗る名前 / name told to the upstream"`
 	Groups          map[string]string `toml:"groups" doc:"端末のグループ（TargetGroupポリシーの名前）と配信段階（test、pilot、all） / target group (policy TargetGroup) to ring"`
 	Rules           []Rule            `toml:"rules" doc:"承認の規則（上から順に、最初に当てはまるもの） / approval rules, the first that fits"`
-	Others          string            `toml:"others" doc:"どの規則にも当てはまらない更新（install、detect、decline） / what becomes of updates that no rule fits"`
+	Others          string            `toml:"others" doc:"どの規則にも当てはまらない更新（install、detect、decline。空は外側の規則、それもなければinstall） / what becomes of updates that no rule fits; empty: as the outside says, else install"`
 }
 
 const maxGroups = 1000
@@ -44,7 +44,7 @@ func Kind() feed.Kind {
 		Name:  "wsus",
 		Title: feed.Text{JA: "Windowsの更新プログラム", EN: "Windows updates"},
 		Config: func() any {
-			return &Config{Classifications: defaultClassifications(), Account: "hashike", Others: "install"}
+			return &Config{Classifications: defaultClassifications(), Account: "hashike"}
 		},
 		New: newFeed,
 		Floors: map[feed.Class]feed.Strength{

@@ -121,6 +121,10 @@ func TestClonedTerminals(t *testing.T) {
 	if k := s.known(); k.Twin.IsZero() || len(k.Aliases) != 3 {
 		t.Fatalf("not flagged: %+v", k)
 	}
+	a.Group = "Zeimu" // a policy that was changed: the group it was in is nowhere kept
+	if err := a.Begin(); err != nil || s.known().Group != "Zeimu" {
+		t.Fatalf("moved to another group: %+v, %v", s.known(), err)
+	}
 }
 
 // Rules: the first that fits, for each group; waits and deadlines by ring.
@@ -198,6 +202,11 @@ func TestRules(t *testing.T) {
 	prev = nil
 	decide()
 	offered("Madoguchi", nil) // no rule fits: others = decline
+	for _, bad := range []string{`{"rules":[{"action":"explode"}]}`, `{"ruels":[]}`, `[]`, `{"others":"uninstall everything"}`} {
+		if f.CheckRules([]byte(bad)) == nil {
+			t.Errorf("rules of an outside %s accepted", bad)
+		}
+	}
 	for _, bad := range []Config{{Others: "x"}, {Rules: []Rule{{Action: ""}}}, {Rules: []Rule{{Action: "decline", Waits: map[string]feed.Duration{"x": 1}}}}} {
 		if bad.checkRules() == nil {
 			t.Errorf("%+v accepted", bad)
@@ -272,7 +281,7 @@ func TestSettings(t *testing.T) {
 		}
 	}
 	for _, want := range []string{`"WUServer"="` + base + `"`, `"WUStatusServer"="` + base + `"`, `"TargetGroup"="Madoguchi"`, `"TargetGroup"=hex(1):93,7a,e3,53,00,00`,
-		"イントラネットの Microsoft 更新サービスの場所を指定する", "Set-WsusServerSynchronization -UssServerName '127.0.0.1' -PortNumber "} {
+		"イントラネットの Microsoft 更新サービスの場所を指定する", "Specify intranet Microsoft update service location", "（どれか1つ）", "(one of them)", "Set-WsusServerSynchronization -UssServerName '127.0.0.1' -PortNumber "} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
 		}

@@ -40,6 +40,7 @@ type catalog struct {
 	told     map[string]feed.Decision // "source\x00update\x00group"
 	groups   map[string]bool          // that decisions name
 	turns    []time.Time              // when rules' waits end, in order
+	drivers  map[string][]driverOfRevision
 }
 
 func newCatalog(x *index, v feed.View) *catalog {
@@ -69,6 +70,7 @@ func newCatalog(x *index, v feed.View) *catalog {
 		whole[i] = !r.Lacking && !slices.ContainsFunc(r.Files, func(f int32) bool { return !files[f] })
 	}
 	c.complete = c.completed(whole)
+	c.drivers = c.byHardware()
 	for _, d := range v.Decisions {
 		c.tell(d)
 	}
@@ -109,17 +111,20 @@ func rank(action string) int {
 // scope is all that one group of terminals may ever see.
 type scope struct {
 	*catalog
-	members []int // numbers: non-leaf first, then by ID
+	members []int       // numbers: non-leaf first, then by ID
+	asks    []int       // by place in members: number of its prerequisites in needs
+	needs   [][][]int32 // the different prerequisites; thousands of updates share one
 	deploy  map[int]deployment
 	mark    uint64 // changes when a deployment does
+	driven  bool   // a driver is deployed: else terminals need not ask for any
 }
 
 // decide finds the word on an update: a person's before a rule's, and of each
-// the group's, the ring's, everybody's; else what the rules say of all others,
-// else install. false: the terminals are not to have it.
+// the group's, the ring's, everybody's, and the inside's rules before the
+// outside's; else what those say of all others, else install. false: the terminals are not to have it.
 func (c *catalog) decide(update guid, ring, group string, now time.Time) (deployment, bool) {
 	for _, subject := range []string{update.String(), "*"} {
-		for _, source := range []string{feed.ByInside, feed.ByOutside, feed.BySuperseded, feed.ByRule} {
+		for _, source := range []string{feed.ByInside, feed.ByOutside, feed.BySuperseded, feed.ByRule, feed.ByOutsideRule} {
 			for _, g := range []string{strings.ToLower(group), ring, ""} {
 				d, ok := c.told[source+"\x00"+subject+"\x00"+g]
 				if !ok || source == feed.BySuperseded && (d.Next || !c.offers(d.By)) {
@@ -150,7 +155,7 @@ func (c *catalog) scope(ring, group string, now time.Time) *scope {
 	s := &scope{catalog: c, deploy: map[int]deployment{}}
 	for _, i := range c.latest {
 		r := &c.Revisions[i]
-		if r.Type != 'S' || !r.Explicit || !c.complete[i] {
+		if r.Type != 'S' && r.Type != 'D' || !r.Explicit || !c.complete[i] {
 			continue
 		}
 		if d, ok := c.decide(c.Updates[r.Update], ring, group, now); ok {
@@ -209,6 +214,7 @@ func (s *scope) sort() {
 		}
 		return cmp.Compare(x.ID, y.ID)
 	})
+	s.share()
 	h := fnv.New64a()
 	for _, i := range s.members {
 		if d := s.deploy[i]; d.action != actEvaluate {
@@ -218,27 +224,67 @@ func (s *scope) sort() {
 	s.mark = h.Sum64()
 }
 
+// share finds which members have the same prerequisites, so that a scan judges
+// each of those once and not each update.
+func (s *scope) share() {
+	s.asks, s.needs = nil, nil
+	known := map[string]int{}
+	var key []byte
+	for _, i := range s.members {
+		key = key[:0]
+		for _, clause := range s.Revisions[i].Prereqs {
+			for _, g := range clause {
+				key = binary.LittleEndian.AppendUint32(key, uint32(g))
+			}
+			key = append(key, 0xFF, 0xFF, 0xFF, 0xFF) // no update has this number
+		}
+		n, ok := known[string(key)]
+		if !ok {
+			n = len(s.needs)
+			known[string(key)] = n
+			s.needs = append(s.needs, s.Revisions[i].Prereqs)
+		}
+		s.asks = append(s.asks, n)
+		s.driven = s.driven || len(s.Revisions[i].Drivers) > 0 && s.deploy[i].action != actEvaluate
+	}
+}
+
 func (s *scope) leaf(i int) bool { return !s.NonLeaf[s.Revisions[i].Update] }
 
-// needed lists the members whose prerequisites the installed updates meet.
+// needed lists the members that are not drivers and whose prerequisites the
+// installed updates meet.
 func (s *scope) needed(installed []int32) []int {
-	have := map[int32]bool{}
-	for _, id := range installed {
-		if i, ok := s.byID[id]; ok {
-			have[s.Revisions[i].Update] = true
-		}
+	have := s.installed(installed)
+	met := make([]bool, len(s.needs))
+	for n, prereqs := range s.needs {
+		met[n] = meets(prereqs, have)
 	}
 	var out []int
-	for _, i := range s.members {
-		met := true
-		for _, clause := range s.Revisions[i].Prereqs {
-			if met = slices.ContainsFunc(clause, func(g int32) bool { return have[g] }); !met {
-				break
-			}
-		}
-		if met {
+	for at, i := range s.members {
+		if met[s.asks[at]] && s.Revisions[i].Type != 'D' {
 			out = append(out, i)
 		}
 	}
 	return out
+}
+
+// installed are the updates of revisions.
+func (c *catalog) installed(ids []int32) map[int32]bool {
+	have := make(map[int32]bool, len(ids))
+	for _, id := range ids {
+		if i, ok := c.byID[id]; ok {
+			have[c.Revisions[i].Update] = true
+		}
+	}
+	return have
+}
+
+// meets reports whether the updates a terminal has meet prerequisites.
+func meets(prereqs [][]int32, have map[int32]bool) bool {
+	for _, clause := range prereqs {
+		if !slices.ContainsFunc(clause, func(g int32) bool { return have[g] }) {
+			return false
+		}
+	}
+	return true
 }

@@ -1,6 +1,7 @@
 package wsus
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ type server struct {
 	rings map[string]*ringView
 	epoch epoch
 
-	busy chan struct{} // holds those that read documents
+	terminals, servers gate
 
 	mu     sync.Mutex
 	scopes map[string]*scope
@@ -42,7 +43,7 @@ func (f *updates) Handler(s feed.Serving) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wsus: secret for cookies: %w", err)
 	}
-	v := &server{Serving: s, conf: f, seal: seal, rings: map[string]*ringView{}, scopes: map[string]*scope{}, busy: make(chan struct{}, maxReading)}
+	v := &server{Serving: s, conf: f, seal: seal, rings: map[string]*ringView{}, scopes: map[string]*scope{}, terminals: newGate(terminalsAtOnce, terminalsQueued), servers: newGate(serversAtOnce, serversQueued)}
 	indexes := map[uint64]*index{}
 	for _, ring := range feed.Rings() {
 		view, ok := s.View(ring)
@@ -136,6 +137,15 @@ type call struct {
 	*request
 	http *http.Request
 	answer
+	leave func() // the gate; nil outside
+}
+
+// enter takes a place at a gate until the operation has its answer.
+func (c *call) enter(g gate) (err error) {
+	if c.leave == nil {
+		c.leave, err = g.enter(c.http.Context())
+	}
+	return err
 }
 
 func (s *server) call(w http.ResponseWriter, r *http.Request, namespace string, table map[string]operation) {
@@ -155,7 +165,7 @@ func (s *server) call(w http.ResponseWriter, r *http.Request, namespace string, 
 		return
 	}
 	c := &call{request: req, http: r}
-	err = op(s, c)
+	err = s.operate(c, op)
 	var f *fault
 	var large *http.MaxBytesError
 	switch {
@@ -167,10 +177,22 @@ func (s *server) call(w http.ResponseWriter, r *http.Request, namespace string, 
 		http.Error(w, "not a SOAP request", http.StatusBadRequest)
 	case errors.As(err, &large):
 		http.Error(w, "request too large", http.StatusRequestEntityTooLarge)
+	case errors.Is(err, context.Canceled): // it waited for a place and went away
 	default:
 		s.Log.Error("wsus call", "operation", req.op, "error", err)
 		sendFault(w, req.op, namespace, &fault{"InternalServerError", "InternalServerError"})
 	}
+}
+
+// operate runs an operation; its place at a gate is free again before the
+// answer is sent, whatever happens.
+func (s *server) operate(c *call, op operation) error {
+	defer func() {
+		if c.leave != nil {
+			c.leave()
+		}
+	}()
+	return op(s, c)
 }
 
 // content answers a payload by its canonical path. Requests for content carry
@@ -225,10 +247,13 @@ func (s *server) session(c *call, f cookieFields) (cookie, *ringView, *scope, er
 	ring := s.ringOf(c.http, k.group)
 	v, ok := s.rings[ring]
 	if !ok {
-		return k, nil, nil, &fault{"ServerBusy", "nothing published"}
+		return k, nil, nil, &fault{codeBusy, "nothing published"}
 	}
 	if k.epoch != v.Epoch {
 		return k, nil, nil, &fault{"ServerChanged", "ServerChanged"}
+	}
+	if err := c.enter(s.terminals); err != nil {
+		return k, nil, nil, err
 	}
 	return k, v, s.scope(v, ring, k.group), nil
 }
@@ -242,9 +267,6 @@ func (s *server) ringOf(r *http.Request, group string) string {
 	}
 	return ring
 }
-
-// maxReading is how many answers with documents are made at a time.
-const maxReading = 2
 
 // maxScopes bounds what is remembered; decisions name few groups.
 const maxScopes = 256

@@ -52,12 +52,6 @@ func (s *server) getUpdateData(c *call) error {
 	if err != nil {
 		return err
 	}
-	select { // documents are large: few answers at a time
-	case s.busy <- struct{}{}:
-		defer func() { <-s.busy }()
-	case <-c.http.Context().Done():
-		return c.http.Context().Err()
-	}
 	docs, err := v.documents(distinct(f.list))
 	if err != nil {
 		return err

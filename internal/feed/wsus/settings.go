@@ -92,19 +92,25 @@ func regString(s string) string {
 	return "hex(1):" + strings.Join(e, ",")
 }
 
+// policyText names the policies in Japanese, then in English: the person at the
+// console reads the one that is on the screen.
 func policyText(server string, groups []string) string {
 	const line = "\r\n"
-	t := "コンピューターの構成 > ポリシー > 管理用テンプレート > Windows コンポーネント > Windows Update" + line + line +
-		"[有効] イントラネットの Microsoft 更新サービスの場所を指定する" + line +
-		"   WUServer        = " + server + line +
-		"   WUStatusServer  = " + server + line + line +
+	values := line + "   WUServer        = " + server + line + "   WUStatusServer  = " + server + line + line
+	ja := "コンピューターの構成 > ポリシー > 管理用テンプレート > Windows コンポーネント > Windows Update" + line + line +
+		"[有効] イントラネットの Microsoft 更新サービスの場所を指定する" + values +
 		"[有効] 自動更新を構成する（AU\\UseWUServer = 1 は上の設定で入ります）" + line + line +
 		"[有効] DoNotConnectToWindowsUpdateInternetLocations = 1" + line
+	en := "Computer Configuration > Policies > Administrative Templates > Windows Components > Windows Update" + line + line +
+		"[Enabled] Specify intranet Microsoft update service location" + values +
+		"[Enabled] Configure Automatic Updates (AU\\UseWUServer = 1 comes with the setting above)" + line + line +
+		"[Enabled] Do not connect to any Windows Update Internet locations (DoNotConnectToWindowsUpdateInternetLocations = 1)" + line
 	if len(groups) > 0 {
-		t += line + "[有効] クライアント側のターゲットを有効にする（TargetGroupEnabled = 1）" + line +
-			"   TargetGroup     = " + strings.Join(groups, " / ") + "（どれか1つ）" + line
+		names := line + "   TargetGroup     = " + strings.Join(groups, " / ")
+		ja += line + "[有効] クライアント側のターゲットを有効にする（TargetGroupEnabled = 1）" + names + "（どれか1つ）" + line
+		en += line + "[Enabled] Enable client-side targeting (TargetGroupEnabled = 1)" + names + " (one of them)" + line
 	}
-	return t
+	return ja + line + en
 }
 
 // powerShell is ASCII whatever the group is called: Windows PowerShell reads a

@@ -43,6 +43,9 @@ func invalid(parameter string) error { return &fault{"InvalidParameters", parame
 type request struct {
 	op   string
 	walk func(func(path, text string) error) error
+	// walkEnds is walk that also calls for the end of each element with
+	// children, as "path/" without text.
+	walkEnds func(func(path, text string) error) error
 }
 
 var errSOAP = errors.New("not a SOAP request")
@@ -75,7 +78,8 @@ func decodeUpTo(r io.Reader, namespace string, most int) (*request, error) {
 					return nil, err
 				}
 			case i == len(want) && t.Name.Space == namespace:
-				return &request{t.Name.Local, func(f func(string, string) error) error { return leaves(d, most, f) }}, nil
+				return &request{t.Name.Local, func(f func(string, string) error) error { return leaves(d, most, false, f) },
+					func(f func(string, string) error) error { return leaves(d, most, true, f) }}, nil
 			default:
 				return nil, fmt.Errorf("%w: element %.100q", errSOAP, t.Name.Local)
 			}
@@ -88,14 +92,30 @@ func decodeUpTo(r io.Reader, namespace string, most int) (*request, error) {
 }
 
 func skip(d *xml.Decoder) error {
-	return leaves(d, maxElements, func(string, string) error { return nil })
+	return leaves(d, maxElements, false, func(string, string) error { return nil })
 }
 
-// leaves calls f for every element without children, until the current element ends.
-func leaves(d *xml.Decoder, most int, f func(path, text string) error) error {
+// leaves calls f for every element without children, until the current element
+// ends; with ends, also where an element with children ends.
+func leaves(d *xml.Decoder, most int, ends bool, f func(path, text string) error) error {
 	var path []string
 	var text []byte
 	leaf, length := false, 0
+	var joined []byte
+	last := "" // the path before: long lists have one path
+	name := func() string {
+		joined = joined[:0]
+		for i, e := range path {
+			if i > 0 {
+				joined = append(joined, '/')
+			}
+			joined = append(joined, e...)
+		}
+		if string(joined) != last {
+			last = string(joined)
+		}
+		return last
+	}
 	for n := 0; ; {
 		t, err := d.Token()
 		if err != nil {
@@ -114,10 +134,15 @@ func leaves(d *xml.Decoder, most int, f func(path, text string) error) error {
 			if len(path) == 0 {
 				return nil
 			}
-			if leaf {
-				if err := f(strings.Join(path, "/"), string(text)); err != nil {
-					return err
-				}
+			var err error
+			switch {
+			case leaf:
+				err = f(name(), string(text))
+			case ends:
+				err = f(name()+"/", "")
+			}
+			if err != nil {
+				return err
 			}
 			length -= len(path[len(path)-1])
 			path, text, leaf = path[:len(path)-1], text[:0], false
@@ -178,8 +203,21 @@ func (a *answer) put(tag, text string) {
 	a.WriteString("</" + tag + ">")
 }
 
-func (a *answer) flag(tag string, v bool) { a.put(tag, strconv.FormatBool(v)) }
-func (a *answer) int(tag string, v int32) { a.put(tag, strconv.Itoa(int(v))) }
+func (a *answer) flag(tag string, v bool) { a.plain(tag, strconv.AppendBool(make([]byte, 0, 8), v)) }
+func (a *answer) int(tag string, v int32) {
+	a.plain(tag, strconv.AppendInt(make([]byte, 0, 16), int64(v), 10))
+}
+
+// plain writes one element whose text needs no escaping.
+func (a *answer) plain(tag string, text []byte) {
+	a.WriteByte('<')
+	a.WriteString(tag)
+	a.WriteByte('>')
+	a.Write(text)
+	a.WriteString("</")
+	a.WriteString(tag)
+	a.WriteByte('>')
+}
 
 func (a *answer) ints(tag string, list []int32) {
 	if len(list) == 0 {
@@ -219,6 +257,9 @@ func sendFault(w http.ResponseWriter, op, namespace string, f *fault) {
 	a.put("Method", `"`+namespace+"/"+op+`"`)
 	a.WriteString("</detail></s:Fault></s:Body></s:Envelope>")
 	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+	if f.code == codeBusy {
+		w.Header().Set("Retry-After", retryAfter)
+	}
 	w.WriteHeader(http.StatusInternalServerError)
 	_, _ = w.Write(a.Bytes())
 }

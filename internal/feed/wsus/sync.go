@@ -23,7 +23,8 @@ type syncRequest struct {
 	cached     numbers
 	drivers    numbers
 	skip       bool // SkipSoftwareSync: the drivers' pass
-	system     bool // SystemSpec is there
+	spec       bool // SystemSpec is there
+	system     system
 	two        bool // NeedTwoGroupOutOfScopeUpdates
 	categories []guid
 }
@@ -47,9 +48,21 @@ func (q *syncRequest) take(path, text string) error {
 			return invalid("parameters.FilterCategoryIds")
 		}
 		q.categories = append(q.categories, g)
+	case p + "ComputerSpec/HardwareIDs/guid":
+		g, err := parseGUID(strings.TrimSpace(text))
+		if err != nil || len(q.system.computers) >= maxComputers {
+			return invalid("parameters.ComputerSpec")
+		}
+		q.system.computers = append(q.system.computers, g)
+	case p + "FeatureScoreMatchingKey":
+		q.system.feature = strings.TrimSpace(text)
 	default:
-		if strings.HasPrefix(path, p+"SystemSpec/") {
-			q.system = true
+		if below, ok := strings.CutPrefix(path, p+"SystemSpec/Device/"); ok {
+			q.spec = true
+			return q.system.take(below, text)
+		}
+		if strings.HasPrefix(path, p+"SystemSpec") {
+			q.spec = true
 			return nil
 		}
 		return q.cookie.take(path, text)
@@ -59,10 +72,10 @@ func (q *syncRequest) take(path, text string) error {
 
 func (s *server) syncUpdates(c *call) error {
 	q := syncRequest{installed: numbers{most: maxNonLeaf}, cached: numbers{most: maxCached}, drivers: numbers{most: maxDrivers}}
-	if err := c.walk(q.take); err != nil {
+	if err := c.walkEnds(q.take); err != nil {
 		return err
 	}
-	if q.system && !q.skip {
+	if q.spec && !q.skip {
 		return invalid("parameters.SystemSpec")
 	}
 	k, v, sc, err := s.session(c, q.cookie)
@@ -70,12 +83,10 @@ func (s *server) syncUpdates(c *call) error {
 		return err
 	}
 	c.begin("SyncUpdatesResult")
-	if q.skip { // no drivers are carried
-		c.flag("Truncated", false)
-		s.putCookie(&c.answer, "NewCookie", k)
-		c.put("DriverSyncNotNeeded", "true")
+	if q.skip {
+		err := s.putDrivers(c, v, sc, &q, &k)
 		c.end(1)
-		return nil
+		return err
 	}
 	var left []int32
 	if len(q.categories) > 0 {
@@ -114,7 +125,7 @@ func (s *server) putScope(c *call, v *ringView, sc *scope, q *syncRequest, k *co
 		if err != nil {
 			return err
 		}
-		putUpdate(&c.answer, v, sc, i, core)
+		putUpdate(&c.answer, v, sc, i, core, nil)
 	}
 	c.end(1)
 	var gone, filtered []int32
@@ -135,7 +146,7 @@ func (s *server) putScope(c *call, v *ringView, sc *scope, q *syncRequest, k *co
 	if len(changed) > 0 {
 		c.begin("ChangedUpdates")
 		for _, i := range changed {
-			putUpdate(&c.answer, v, sc, i, nil)
+			putUpdate(&c.answer, v, sc, i, nil, nil)
 		}
 		c.end(1)
 	}
@@ -145,14 +156,15 @@ func (s *server) putScope(c *call, v *ringView, sc *scope, q *syncRequest, k *co
 	}
 	s.putCookie(&c.answer, "NewCookie", *k)
 	c.ints("DeployedOutOfScopeRevisionIds", filtered)
-	c.put("DriverSyncNotNeeded", "true")
+	c.flag("DriverSyncNotNeeded", len(q.categories) > 0 || !sc.driven)
 	return nil
 }
 
-func putUpdate(a *answer, v *ringView, sc *scope, i int, core []byte) {
+// putUpdate writes an UpdateInfo; hardware are the ids that a driver was chosen by.
+func putUpdate(a *answer, v *ringView, sc *scope, i int, core []byte, hardware []string) {
 	a.begin("UpdateInfo")
 	a.int("ID", v.Revisions[i].ID)
-	putDeployment(a, v, i, sc.deploy[i])
+	putDeployment(a, v, i, sc.deploy[i], hardware)
 	a.flag("IsLeaf", sc.leaf(i))
 	if core != nil {
 		a.begin("Xml")
@@ -163,7 +175,7 @@ func putUpdate(a *answer, v *ringView, sc *scope, i int, core []byte) {
 }
 
 // putDeployment writes a Deployment; a revision and its deployment have one number.
-func putDeployment(a *answer, v *ringView, i int, d deployment) {
+func putDeployment(a *answer, v *ringView, i int, d deployment, hardware []string) {
 	a.begin("Deployment")
 	a.int("ID", v.Revisions[i].ID)
 	a.put("Action", d.action)
@@ -172,6 +184,13 @@ func putDeployment(a *answer, v *ringView, i int, d deployment) {
 	}
 	a.flag("IsAssigned", d.action != actOptional)
 	a.put("LastChangeTime", v.view.Published.UTC().Format("2006-01-02"))
+	if len(hardware) > 0 {
+		a.begin("HardwareIds")
+		for _, id := range hardware {
+			a.put("string", id)
+		}
+		a.end(1)
+	}
 	a.put("AutoSelect", "0")
 	a.put("AutoDownload", "0")
 	a.put("SupersedenceBehavior", "0")

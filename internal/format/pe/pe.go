@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -59,24 +60,46 @@ type image struct {
 	sections []section
 }
 
-type section struct{ rva, raw, size int64 }
+type section struct {
+	rva, raw, size int64
+	name           string
+}
 
 // Read reads machine and version of the program of size bytes in r. ErrFormat
 // if it has none.
 func Read(r io.ReaderAt, size int64) (Info, error) {
-	var info Info
+	x, info, root, err := open(r, size)
+	if err != nil {
+		return info, err
+	}
+	b, err := x.resource(root, rtVersion)
+	if err != nil {
+		return info, err
+	}
+	info.File, err = fixedInfo(b)
+	return info, err
+}
+
+// open reads the headers: the sections, what they say, and where resources begin.
+func open(r io.ReaderAt, size int64) (*image, Info, int64, error) {
 	x := &image{r: r, size: size}
+	info, root, err := x.headers()
+	return x, info, root, err
+}
+
+func (x *image) headers() (info Info, root int64, err error) {
+	size := x.size
 	head := make([]byte, min(size, maxHead))
 	if len(head) < 64 {
-		return info, bad("%d bytes", size)
+		return info, 0, bad("%d bytes", size)
 	}
 	if err := x.at(head, 0); err != nil {
-		return info, err
+		return info, 0, err
 	}
 	le := binary.LittleEndian
 	pe := int64(le.Uint32(head[60:]))
 	if string(head[:2]) != "MZ" || pe < 4 || pe+24+112 > int64(len(head)) || string(head[pe:pe+4]) != "PE\x00\x00" {
-		return info, bad("no PE header")
+		return info, 0, bad("no PE header")
 	}
 	info.Machine = le.Uint16(head[pe+4:])
 	info.Linked = time.Unix(int64(le.Uint32(head[pe+8:])), 0).UTC()
@@ -87,26 +110,22 @@ func Read(r io.ReaderAt, size int64) (Info, error) {
 	case 0x20B:
 		dirs += 16
 	default:
-		return info, bad("optional header %#x", le.Uint16(head[pe+24:]))
+		return info, 0, bad("optional header %#x", le.Uint16(head[pe+24:]))
 	}
 	table := pe + 24 + optional
 	entry := dirs + 8*dirResource
 	if sections > maxSections || entry+8 > table || le.Uint32(head[dirs-4:]) <= dirResource {
-		return info, bad("%d sections, or no resources", sections)
+		return info, 0, bad("%d sections, or no resources", sections)
 	}
 	if table+40*sections > int64(len(head)) {
-		return info, bad("sections beyond the first %d bytes", maxHead)
+		return info, 0, bad("sections beyond the first %d bytes", maxHead)
 	}
 	for i := range sections {
 		s := head[table+40*i:]
-		x.sections = append(x.sections, section{int64(le.Uint32(s[12:])), int64(le.Uint32(s[20:])), int64(le.Uint32(s[16:]))})
+		name, _, _ := strings.Cut(string(s[:8]), "\x00")
+		x.sections = append(x.sections, section{int64(le.Uint32(s[12:])), int64(le.Uint32(s[20:])), int64(le.Uint32(s[16:])), name})
 	}
-	b, err := x.version(int64(le.Uint32(head[entry:])))
-	if err != nil {
-		return info, err
-	}
-	info.File, err = fixedInfo(b)
-	return info, err
+	return info, int64(le.Uint32(head[entry:])), nil
 }
 
 // at reads exactly len(b) bytes.
@@ -130,15 +149,15 @@ func (x *image) place(rva, n int64) (int64, error) {
 	return 0, bad("resources outside of every section")
 }
 
-// version goes down the resource tree: type 16, its first name, its first language.
-func (x *image) version(root int64) ([]byte, error) {
+// resource goes down the resource tree: the type, its first name, its first language.
+func (x *image) resource(root int64, kind uint32) ([]byte, error) {
 	base, err := x.place(root, 16)
 	if err != nil {
 		return nil, err
 	}
 	at := uint32(0)
 	for level := range 3 {
-		if at, err = x.child(base, at, level == 0); err != nil {
+		if at, err = x.child(base, at, kind, level == 0); err != nil {
 			return nil, err
 		}
 		if deeper := at&(1<<31) != 0; deeper != (level < 2) {
@@ -152,7 +171,7 @@ func (x *image) version(root int64) ([]byte, error) {
 	}
 	rva, n := int64(binary.LittleEndian.Uint32(data[:])), int64(binary.LittleEndian.Uint32(data[4:]))
 	if n > maxResource {
-		return nil, bad("version of %d bytes", n)
+		return nil, bad("resource of %d bytes", n)
 	}
 	from, err := x.place(rva, n)
 	if err != nil {
@@ -162,9 +181,9 @@ func (x *image) version(root int64) ([]byte, error) {
 	return b, x.at(b, from)
 }
 
-// child is where an entry of the directory at off leads: that of the version,
-// or the first.
-func (x *image) child(base int64, off uint32, typed bool) (uint32, error) {
+// child is where an entry of the directory at off leads: that of the type, or
+// the first.
+func (x *image) child(base int64, off, kind uint32, typed bool) (uint32, error) {
 	var h [16]byte
 	if err := x.at(h[:], base+int64(off)); err != nil {
 		return 0, err
@@ -179,11 +198,11 @@ func (x *image) child(base int64, off uint32, typed bool) (uint32, error) {
 		return 0, err
 	}
 	for ; len(list) > 0; list = list[8:] {
-		if !typed || le.Uint32(list) == rtVersion {
+		if !typed || le.Uint32(list) == kind {
 			return le.Uint32(list[4:]), nil
 		}
 	}
-	return 0, bad("no version resource")
+	return 0, bad("no resource of type %d", kind)
 }
 
 // fixedInfo reads VS_VERSIONINFO as far as its fixed part.

@@ -21,6 +21,10 @@ type Machine struct {
 	Arch     int               // 0 x86, 9 amd64
 	Packages map[string]string // CBS packages by name: version; what rules call "parent"
 	Has      []string          // names of CBS packages of updates that are installed
+
+	Devices   []Device
+	Computers []string // ids of the computer's model, the most specific first
+	Feature   string   // operating system in feature scores: amd64.10.0
 }
 
 func (m Machine) info(name string) string {

@@ -29,7 +29,9 @@ type Terminal struct {
 	Group   string
 	Watch   func(request, answer []byte) // sees every SOAP message; may be nil
 
-	Rounds   []int // NewUpdates of each SyncUpdates
+	Rounds   []int            // NewUpdates of each SyncUpdates
+	Matched  map[int][]string // hardware ids by which the drivers of the last pass were chosen
+	drivers  []int            // revision ids of drivers it knows
 	cookie   string
 	updates  map[int]*Update // by revision id
 	nonLeaf  []int
@@ -106,6 +108,24 @@ const clientPath = "/ClientWebService/client.asmx"
 // Begin does what an agent does before its first scan.
 func (t *Terminal) Begin() error {
 	t.updates, t.byUpdate = map[int]*Update{}, map[string]*Update{}
+	register, err := t.handshake()
+	if err != nil || !register {
+		return err
+	}
+	var none struct{}
+	return t.Call(clientPath, nsClient, "RegisterComputer", t.Cookie()+t.Machine.info(t.Name), &none)
+}
+
+// Renew does what an agent does on another day: its cookie has expired, what it
+// knows it keeps.
+func (t *Terminal) Renew() error {
+	t.Rounds = nil
+	_, err := t.handshake()
+	return err
+}
+
+// handshake gets a cookie; register says whether the server wants to know more.
+func (t *Terminal) handshake() (register bool, err error) {
 	var conf struct {
 		Result struct {
 			LastChange string
@@ -116,10 +136,10 @@ func (t *Terminal) Begin() error {
 		} `xml:"GetConfigResult"`
 	}
 	if err := t.Call(clientPath, nsClient, "GetConfig", "<protocolVersion>2.90</protocolVersion>", &conf); err != nil {
-		return err
+		return false, err
 	}
 	if len(conf.Result.Properties) == 0 {
-		return fmt.Errorf("GetConfig without Properties: 0x8024402A")
+		return false, fmt.Errorf("GetConfig without Properties: 0x8024402A")
 	}
 	var auth struct {
 		PlugIn string `xml:"GetAuthorizationCookieResult>PlugInId"`
@@ -127,7 +147,7 @@ func (t *Terminal) Begin() error {
 	}
 	body := "<clientId>" + t.ID + "</clientId><targetGroupName>" + t.Group + "</targetGroupName><dnsName>" + t.Name + "</dnsName>"
 	if err := t.Call("/"+conf.Result.Service, nsAuth, "GetAuthorizationCookie", body, &auth); err != nil {
-		return err
+		return false, err
 	}
 	var got struct {
 		Data string `xml:"GetCookieResult>EncryptedData"`
@@ -136,14 +156,10 @@ func (t *Terminal) Begin() error {
 	body = "<authCookies><AuthorizationCookie><PlugInId>" + auth.PlugIn + "</PlugInId><CookieData>" + auth.Data + "</CookieData></AuthorizationCookie></authCookies>" +
 		"<oldCookie><Expiration>" + now + "</Expiration></oldCookie><lastChange>" + conf.Result.LastChange + "</lastChange><currentTime>" + now + "</currentTime><protocolVersion>2.90</protocolVersion>"
 	if err := t.Call(clientPath, nsClient, "GetCookie", body, &got); err != nil {
-		return err
+		return false, err
 	}
 	t.cookie = got.Data
-	if !conf.Result.Register {
-		return nil
-	}
-	var none struct{}
-	return t.Call(clientPath, nsClient, "RegisterComputer", t.Cookie()+t.Machine.info(t.Name), &none)
+	return conf.Result.Register, nil
 }
 
 // Cookie is the cookie element of a call.
@@ -157,6 +173,8 @@ type syncResult struct {
 		Action string `xml:"Deployment>Action"`
 		IsLeaf bool
 		XML    string `xml:"Xml"`
+		// Hardware are the ids by which a driver was chosen.
+		Hardware []string `xml:"Deployment>HardwareIds>string"`
 	} `xml:"SyncUpdatesResult>NewUpdates>UpdateInfo"`
 	Gone    []int `xml:"SyncUpdatesResult>OutOfScopeRevisionIDs>int"`
 	Changed []struct {

@@ -4,13 +4,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
 	"time"
+
+	"github.com/hashike/hashike/internal/format/authenticode"
 )
 
 // Publisher signs packages.
@@ -19,6 +20,7 @@ type Publisher struct {
 	Name string // as manifests have it
 	leaf *x509.Certificate
 	key  *ecdsa.PrivateKey
+	now  time.Time
 }
 
 // NewPublisher makes a root and a certificate for code signing that is valid
@@ -52,6 +54,7 @@ func NewPublisher(organisation string, now time.Time) *Publisher {
 	}
 	root, rootKey := make(organisation+" root", nil, nil)
 	p := &Publisher{Root: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}), Name: "CN=" + organisation + ", O=" + organisation + ", C=JP"}
+	p.now = now
 	p.leaf, p.key = make(organisation, root, rootKey)
 	return p
 }
@@ -83,57 +86,11 @@ func (p *Publisher) signedData(digest []byte, bundle bool) []byte {
 		Data   data
 		Digest digestInfo
 	}{data{oid(1, 3, 6, 1, 4, 1, 311, 2, 1, 30), sip{A: 0x01010000, UUID: uuid}}, digestInfo{sha, digest}})
-	var inner asn1.RawValue
-	if _, err := asn1.Unmarshal(content, &inner); err != nil {
-		panic(err)
-	}
-	sum := sha256.Sum256(inner.Bytes)
-	type attribute struct {
-		Type   asn1.ObjectIdentifier
-		Values []any `asn1:"set"`
-	}
-	attrs := must(struct {
-		List []attribute `asn1:"set"`
-	}{[]attribute{{oid(1, 2, 840, 113549, 1, 9, 3), []any{spcID}}, {oid(1, 2, 840, 113549, 1, 9, 4), []any{sum[:]}}}})
-	var outer, set asn1.RawValue
-	asn1.Unmarshal(attrs, &outer)
-	asn1.Unmarshal(outer.Bytes, &set)
-	toSign := sha256.Sum256(set.FullBytes)
-	sig, err := ecdsa.SignASN1(rand.Reader, p.key, toSign[:])
+	b, err := authenticode.SignContent(spcID, content, authenticode.Signer{Key: p.key, Chain: []*x509.Certificate{p.leaf}}, p.now)
 	if err != nil {
 		panic(err)
 	}
-	type issuer struct {
-		Name   asn1.RawValue
-		Serial *big.Int
-	}
-	type signer struct {
-		Version int
-		Issuer  issuer
-		Digest  pkix.AlgorithmIdentifier
-		Attrs   asn1.RawValue
-		Algo    pkix.AlgorithmIdentifier
-		Sig     []byte
-	}
-	type encap struct {
-		Type asn1.ObjectIdentifier
-		Data asn1.RawValue
-	}
-	type signedData struct {
-		Version int
-		Digests []pkix.AlgorithmIdentifier `asn1:"set"`
-		Content encap
-		Certs   asn1.RawValue
-		Signers []signer `asn1:"set"`
-	}
-	context := func(b []byte) asn1.RawValue {
-		return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: b}
-	}
-	sd := must(signedData{1, []pkix.AlgorithmIdentifier{sha}, encap{spcID, context(content)}, context(p.leaf.Raw), []signer{{
-		1, issuer{asn1.RawValue{FullBytes: p.leaf.RawIssuer}, p.leaf.SerialNumber}, sha, context(set.Bytes),
-		pkix.AlgorithmIdentifier{Algorithm: oid(1, 2, 840, 10045, 4, 3, 2)}, sig,
-	}}})
-	return must(encap{oid(1, 2, 840, 113549, 1, 7, 2), context(sd)})
+	return b
 }
 
 func must(v any) []byte {
