@@ -108,7 +108,7 @@ type line struct {
 // openLine checks the settings and opens the wire. Without a rate it refuses.
 func (s *station) openLine(d config.Diode) (*line, error) {
 	if d.Rate == "" || d.To == "" {
-		return nil, feed.NewFault(fmt.Errorf("[diode] to %q, rate %q: %w", d.To, d.Rate, feed.ErrConfig), "H-207")
+		return nil, feed.NewFault(fmt.Errorf("[diode] to %q, rate %q: %w", d.To, d.Rate, feed.ErrConfig), "H-227")
 	}
 	rate, err := config.Bits(d.Rate)
 	if err != nil {
@@ -274,7 +274,7 @@ func (a *app) diodeReceiveCommand() *cobra.Command {
 // openInlet listens, and says loudly when the kernel gives too small a buffer.
 func (s *station) openInlet(d config.Diode) (diode.Inlet, diode.Buffer, error) {
 	if d.Listen == "" {
-		return nil, diode.Buffer{}, feed.NewFault(fmt.Errorf("[diode] listen: %w", feed.ErrConfig), "H-208")
+		return nil, diode.Buffer{}, feed.NewFault(fmt.Errorf("[diode] listen: %w", feed.ErrConfig), "H-228")
 	}
 	in, b, err := diode.Listen(d.Listen, d.Interface)
 	if err != nil {

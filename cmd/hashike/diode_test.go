@@ -57,7 +57,7 @@ func TestDiodeCarriesABundle(t *testing.T) {
 	at := diodePair(t, w)
 	w.fails(exitConfig, "[diode]", "--data", w.path(outside), "diode", "send", w.path("media")) // to without a rate
 	setLine(t, w.path(outside, "hashike.toml"), `to = "`+at+`"`, `to = ""`)
-	w.fails(exitConfig, "H-207", "--data", w.path(outside), "diode", "send", w.path("media"), "--to", at)
+	w.fails(exitConfig, "H-227", "--data", w.path(outside), "diode", "send", w.path("media"), "--to", at)
 
 	wait := w.background("diode", "receive", "--count", "1")
 	waitBound(t, at)
@@ -76,7 +76,7 @@ func TestDiodeCarriesABundle(t *testing.T) {
 		t.Errorf("status:\n%s", out)
 	}
 	w.fails(exitConfig, "H-602", "--data", w.path(outside), "diode", "send", "--need", "ABCD", "--to", at, "--rate", "1M")
-	w.fails(exitConfig, "H-209", "--data", w.path(outside), "diode", "send", w.path("media"), "--need", diode.Need{Session: [8]byte{1}}.String(), "--to", at, "--rate", "1M")
+	w.fails(exitConfig, "H-229", "--data", w.path(outside), "diode", "send", w.path("media"), "--need", diode.Need{Session: [8]byte{1}}.String(), "--to", at, "--rate", "1M")
 }
 
 // waitBound waits until somebody listens.

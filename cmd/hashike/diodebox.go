@@ -103,7 +103,7 @@ func (s *station) answer(l *line, n diode.Need, dirs []string) (*diode.Job, erro
 			return j, nil
 		}
 	}
-	return nil, feed.NewFault(fmt.Errorf("no folder is session %x: %w", n.Session, feed.ErrConfig), "H-209")
+	return nil, feed.NewFault(fmt.Errorf("no folder is session %x: %w", n.Session, feed.ErrConfig), "H-229")
 }
 
 // box is what the service knows of the outbox.
