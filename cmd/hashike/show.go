@@ -46,6 +46,7 @@ func (a *app) statusCommand() *cobra.Command {
 			if err := s.printPending(); err != nil {
 				return err
 			}
+			s.printLine()
 			return s.printGuard(a.out)
 		})
 	}}
@@ -75,6 +76,9 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 		if f.Problem != "" {
 			fmt.Fprintln(out, "  "+s.cat.T("status.problem", f.Feed, f.Code, f.Problem))
 		}
+	}
+	if err := s.printNotices(out); err != nil {
+		return err
 	}
 	for _, w := range o.Awaited {
 		key := "status.awaits"
