@@ -95,6 +95,9 @@ func TestESETModuleMutants(t *testing.T) {
 	through := 0
 	for i := range b {
 		for bit := range 8 {
+			if testing.Short() && bit != i%8 { // under the race detector one bit of each byte
+				continue
+			}
 			b[i] ^= 1 << bit
 			info, ev, err := ESETModule(bytes.NewReader(b), int64(len(b)), []string{s.Fingerprint}, trust)
 			b[i] ^= 1 << bit
