@@ -58,6 +58,9 @@ func benchmarks() []benchmark {
 		{"fetch", "fetch of an archive against debmirror", fetch},
 		{"mar", "verdicts on MAR files against the vendor's own libmar (downloads Debian's firefox-esr source, 700 MB)", archives},
 		{"month", "what a month, a week and a day of a Debian suite weigh against the whole", month},
+		{"diode", "the one-way line between two network namespaces: goodput at 0, 1 and 5 % loss, flat out, against udpcast (root)", oneWay},
+		{"diode-runs", "200 transfers (-n) over the one-way line at 0, 1, 5 and 10 % loss with receiver restarts, all compared (root)", oneWayRuns},
+		{"diode-soak", "an hour (-seconds) of bundles over the one-way line at 1 % loss: memory, nothing lost (root)", oneWaySoak},
 		{"load", "10,000 Windows terminals over a compressed day and a herd of 3,000, over 20,000 revisions", terminalLoad},
 		{"wsus", "100,000 revisions of Windows updates: opening and memory", updates},
 	}

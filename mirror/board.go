@@ -34,6 +34,14 @@ func (b *Board) Overview() (Overview, error) {
 	return overview(b.s.o.Data, d, b.s.o.Feeds, b.s.o.Rings, b.s.ages, b.Now())
 }
 
+// Line is the one-way line's state; nil without one.
+func (b *Board) Line() *Line {
+	if b.s.o.Line == nil {
+		return nil
+	}
+	return b.s.o.Line()
+}
+
 // History is a feed's generations of one ring, newest first.
 func (b *Board) History(ring, name string) ([]Generation, error) {
 	gens, _, err := Generations(b.s.o.Data, ring, name)

@@ -41,6 +41,8 @@ type ServerOptions struct {
 	Hosts   []string          // names and addresses in our certificate
 	Side    feed.Text         // heads every page: 内側（LGWAN接続系）
 	Contact map[string]string // whom to call, by role
+	// Line is the one-way line's state; nil is none, and so is its nil.
+	Line func() *Line
 	// Coverage is what the build carries, for the page that says so.
 	Coverage []feed.Coverage
 	Poll     time.Duration // of published/; 0 is one second
@@ -120,6 +122,9 @@ func (s *Server) open() error {
 		return err
 	}
 	s.metrics.registry.MustRegister(newGauges(s))
+	if s.o.Line != nil {
+		s.metrics.registry.MustRegister(lineGauges{s})
+	}
 	if slices.ContainsFunc(s.o.Listen, func(l Listen) bool { return l.TLS && l.Cert == "" }) {
 		var err error
 		if s.ca, err = openAuthority(s.o.Data, s.o.Hosts, s.o.Clock); err != nil {

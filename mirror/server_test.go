@@ -89,6 +89,35 @@ func TestRingOfRequest(t *testing.T) {
 	}
 }
 
+// A silent one-way line is in the metrics; a server without a line has none.
+func TestLineMetrics(t *testing.T) {
+	in := newInside(t, t.TempDir(), Rings{})
+	line := &Line{Last: in.clock.now().Add(-50 * time.Second), Silent: in.clock.now().Add(-50 * time.Second), Packets: 1000, Lost: 20, Drops: 3,
+		Open: []LineSession{{Name: "412", Have: 7, Blocks: 10}}}
+	s, err := NewServer(ServerOptions{Data: in.dir, Store: in.store, Feeds: in.feeds, Clock: in.clock.now, Line: func() *Line { return line },
+		Listen: []Listen{{Addr: "127.0.0.1:0", Admin: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	scrape := func() string {
+		return ask(s.Handler(0), "127.0.0.1", "/metrics", "Host", "localhost:8081").Body.String()
+	}
+	for _, want := range []string{"hashike_diode_up 0", "hashike_diode_silence_seconds 50", "hashike_diode_packets_lost_total 20", "hashike_diode_kernel_drops_total 3", "hashike_diode_blocks_missing 3"} {
+		if text := scrape(); !strings.Contains(text, "\n"+want+"\n") {
+			t.Errorf("%s is not in\n%s", want, text)
+		}
+	}
+	line.Silent = time.Time{}
+	if !strings.Contains(scrape(), "hashike_diode_up 1") {
+		t.Error("a line that works is down")
+	}
+	line = nil
+	if strings.Contains(scrape(), "diode") {
+		t.Error("no line, and metrics of one")
+	}
+}
+
 func TestListenersAreApart(t *testing.T) {
 	in := newInside(t, t.TempDir(), Rings{})
 	in.accept("av", 10, map[string]string{"f": "ten"})

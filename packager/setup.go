@@ -221,3 +221,16 @@ func firstFloor(data state.Dir) (time.Time, error) {
 	}
 	return time.Parse(time.RFC3339, string(b))
 }
+
+// LineSecret is what an inside and its outside share since pairing, for the
+// tags of diode packets (docs/diode.md §3). On the inside site is not read.
+func LineSecret(data state.Dir, side string, site int) ([]byte, error) {
+	if side == "inside" {
+		return os.ReadFile(filepath.Join(data.Keys(), "receipt.secret"))
+	}
+	s, err := readSetup(secretPath(data, site))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, feed.NewFault(fmt.Errorf("no set-up medium was made for site %d: %w", site, feed.ErrConfig), "H-205", "name", strconv.Itoa(site))
+	}
+	return s.Secret, err
+}

@@ -397,7 +397,7 @@ func (s *station) server(addrs []string) (*mirror.Server, error) {
 		return nil, err
 	}
 	o := mirror.ServerOptions{Data: s.dir, Store: s.store, Feeds: s.cfg.Feeds, Rings: r, Base: s.cfg.Base, Clock: s.now, Log: s.log,
-		Side: feed.Text{JA: s.sideIn("ja"), EN: s.sideIn("en")}, Contact: contact(s.cfg.Contact), Coverage: all.Coverage(), Pages: web.Pages}
+		Side: feed.Text{JA: s.sideIn("ja"), EN: s.sideIn("en")}, Contact: contact(s.cfg.Contact), Coverage: all.Coverage(), Pages: web.Pages, Line: s.lineStatus}
 	for _, l := range s.cfg.Listen {
 		o.Hosts = append(o.Hosts, l.Names...)
 		if len(addrs) > 0 && !l.Admin {
@@ -512,7 +512,7 @@ func (s *station) inboxReady(seen map[string]sight, still time.Duration) []strin
 
 // bundleIn reports whether a folder holds a volume, or a drop in any state.
 func bundleIn(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, "index.json"))
+	_, err := os.Stat(filepath.Join(volumesOf(dir)[0], "index.json"))
 	return err == nil || packager.IsDrop(dir)
 }
 

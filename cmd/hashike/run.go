@@ -46,6 +46,14 @@ func (s *station) runOutside(ctx context.Context) error {
 	defer f.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.Schedule(ctx, s.cfg.Feeds) })
+	if s.cfg.Diode.To != "" {
+		l, err := s.openLine(s.cfg.Diode)
+		if err != nil {
+			return err
+		}
+		defer l.close()
+		g.Go(func() error { return s.diodeOutbox(ctx, l, boxStill) })
+	}
 	g.Go(func() error { s.closing(ctx); return nil })
 	return g.Wait()
 }
@@ -57,6 +65,9 @@ func (s *station) runInside(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serve(ctx, nil, nil) })
+	if s.cfg.Diode.Listen != "" {
+		g.Go(func() error { s.hearing(ctx); return nil })
+	}
 	g.Go(func() error { s.closing(ctx); return nil })
 	g.Go(func() error { s.watchInbox(ctx, inboxStill); return nil })
 	g.Go(func() error { s.every(ctx, advanceEvery, func() error { return s.advance(ctx, s.out) }); return nil })
@@ -65,6 +76,20 @@ func (s *station) runInside(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// hearing receives from the diode; what ends it is told, and it starts again:
+// terminals are served whatever becomes of the line.
+func (s *station) hearing(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := s.diodeReceive(ctx, s.cfg.Diode, func() {}); err != nil && ctx.Err() == nil {
+			s.app.report(err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(30 * time.Second):
+		}
+	}
 }
 
 // closing closes fiscal years that are over, now and from time to time.

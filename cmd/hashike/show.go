@@ -46,6 +46,7 @@ func (a *app) statusCommand() *cobra.Command {
 			if err := s.printPending(); err != nil {
 				return err
 			}
+			s.printLine()
 			return s.printGuard(a.out)
 		})
 	}}

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +34,89 @@ type Network struct {
 // Bundle is how the outside makes them.
 type Bundle struct {
 	ExpiryDays int `toml:"expiry_days" doc:"更新便の有効日数（7〜400） / days a bundle is valid"`
+}
+
+// Diode is the one-way line: what the outside sends, what the inside hears.
+type Diode struct {
+	DiodeSend
+	DiodeReceive
+}
+
+// DiodeSend is the outside's end.
+type DiodeSend struct {
+	To      string `toml:"to" doc:"送り先（例 \"192.0.2.2:7400\"）。空なら一方向装置を使わない / address of the inside; empty is no diode"`
+	Rate    string `toml:"rate" doc:"回線に流す速度（例 \"500M\"、ビット毎秒）。必ず決める / bits per second on the wire; required"`
+	Profile string `toml:"profile" doc:"修復用データの割合（\"224+32\"、\"216+40\"、\"192+64\"、\"128+128\"） / data and parity shards of a block"`
+	Passes  int    `toml:"passes" doc:"同じ更新便を送る回数（0は止めるまで） / how often a bundle is sent; 0 is for ever"`
+	MTU     int    `toml:"mtu" doc:"経路全体のMTU / of the whole way"`
+	Site    int    `toml:"site" doc:"拠点番号（0は1つだけの拠点） / site number; 0 is the only one"`
+}
+
+// DiodeReceive is the inside's end.
+type DiodeReceive struct {
+	Listen    string `toml:"listen" doc:"受け取るアドレス（例 \":7400\"）。空なら一方向装置を使わない / where packets arrive; empty is no diode"`
+	Interface string `toml:"interface" doc:"マルチキャストのときの受け口の名前 / interface, for multicast"`
+	Keep      int    `toml:"keep" doc:"受け取った更新便を受信箱に残す数 / received bundles kept in the inbox"`
+}
+
+// DiodeDefaults are what a configuration without a [diode] block has.
+func DiodeDefaults() Diode {
+	return Diode{DiodeSend{Profile: "224+32", Passes: 2, MTU: 1500}, DiodeReceive{Keep: 5}}
+}
+
+// Bits reads a rate such as "500M": bits per second, at least 10k.
+func Bits(text string) (int64, error) {
+	unit := map[byte]float64{'k': 1e3, 'M': 1e6, 'G': 1e9}
+	number, f := text, 1.0
+	if n := len(text); n > 0 && unit[text[n-1]] != 0 {
+		number, f = text[:n-1], unit[text[n-1]]
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(v*f >= 10_000 && v*f <= 400e9) {
+		return 0, fmt.Errorf("rate %q: bits per second, such as 500M; at least 10k", text)
+	}
+	return int64(v * f), nil
+}
+
+// Shards reads a profile such as "224+32".
+func Shards(text string) (data, parity int, err error) {
+	a, b, _ := strings.Cut(text, "+")
+	data, err = strconv.Atoi(a)
+	if err == nil {
+		parity, err = strconv.Atoi(b)
+	}
+	if err != nil || data < 1 || parity < 1 || data+parity > 256 {
+		return 0, 0, fmt.Errorf("profile %q: such as 224+32, at most 256 together", text)
+	}
+	return data, parity, nil
+}
+
+func (d Diode) check() error {
+	if d.To != "" && d.Rate == "" {
+		return fmt.Errorf("rate is needed: a sender that does not know the line's rate loses packets")
+	}
+	if d.Rate != "" {
+		if _, err := Bits(d.Rate); err != nil {
+			return err
+		}
+	}
+	if _, _, err := Shards(d.Profile); err != nil {
+		return err
+	}
+	for _, a := range []string{d.To, d.Listen} {
+		if _, _, err := net.SplitHostPort(a); a != "" && err != nil {
+			return err
+		}
+	}
+	switch {
+	case d.MTU < 640 || d.MTU > 9000:
+		return fmt.Errorf("mtu %d: 640 to 9000", d.MTU)
+	case d.Passes < 0:
+		return fmt.Errorf("passes %d: 0 or more", d.Passes)
+	case d.Keep < 1:
+		return fmt.Errorf("keep %d: at least 1", d.Keep)
+	}
+	return nil
 }
 
 // Rings says which terminals see a publication first, and how much is kept.
@@ -80,6 +165,7 @@ type File struct {
 	Bundle   Bundle
 	Rings    Rings
 	Listen   []Listen
+	Diode    Diode
 	Feeds    []feed.Setup // by name
 
 	Scan       Scanner // who looks for malware; Scanner.None is nobody
@@ -101,6 +187,7 @@ type raw struct {
 	Bundle   Bundle                    `toml:"bundle"`
 	Rings    Rings                     `toml:"rings"`
 	Listen   []Listen                  `toml:"listen"`
+	Diode    Diode                     `toml:"diode"`
 	Feed     map[string]toml.Primitive `toml:"feed"`
 
 	Scan       Scanner `toml:"scan"`
@@ -136,12 +223,12 @@ func fault(path string, err error) error {
 
 // Parse is Load for a text in memory; path is for messages.
 func Parse(path, text string, kinds []feed.Kind) (*File, error) {
-	r := raw{Approval: "paper", Network: Network{Proxy: "system", PerHost: 2}, Bundle: Bundle{ExpiryDays: 45}, Rings: Rings{Keep: 3}, OverLimit: OverLimitRecord, RescanDays: 7}
+	r := raw{Approval: "paper", Network: Network{Proxy: "system", PerHost: 2}, Bundle: Bundle{ExpiryDays: 45}, Rings: Rings{Keep: 3}, Diode: DiodeDefaults(), OverLimit: OverLimitRecord, RescanDays: 7}
 	md, err := toml.Decode(text, &r)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Path: path, Side: r.Side, Name: r.Name, Zone: r.Zone, Approval: r.Approval, Base: r.Base, Contact: r.Contact, Network: r.Network, Bundle: r.Bundle, Rings: r.Rings, Listen: r.Listen,
+	f := &File{Path: path, Side: r.Side, Name: r.Name, Zone: r.Zone, Approval: r.Approval, Base: r.Base, Contact: r.Contact, Network: r.Network, Bundle: r.Bundle, Rings: r.Rings, Listen: r.Listen, Diode: r.Diode,
 		Scan: r.Scan, OverLimit: r.OverLimit, ScanLimit: r.ScanLimit, RescanDays: r.RescanDays, ScanReason: r.ScanReason}
 	// Feeds first: only then is every known key decoded and the rest unknown.
 	names := make([]string, 0, len(r.Feed))
@@ -275,6 +362,9 @@ func (f *File) check() error {
 				}
 			}
 		}
+	}
+	if err := f.Diode.check(); err != nil {
+		return fmt.Errorf("[diode] %w", err)
 	}
 	if err := f.checkScan(); err != nil {
 		return err

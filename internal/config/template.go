@@ -43,12 +43,16 @@ rescan_days = 7 # 定義がこの日数より新しくなったら検査し直�
 	if side == "outside" {
 		table(&b, "[network]", Network{Proxy: "system", PerHost: 2})
 		table(&b, "[bundle]", Bundle{ExpiryDays: 45})
+		b.WriteString("\n# 一方向装置（データダイオード）。docs/diode.md を参照 / one-way line")
+		table(&b, "[diode]", DiodeDefaults().DiodeSend)
 	} else {
 		table(&b, "[rings]", Rings{Keep: 3})
 		b.WriteString("\n# 端末向けの口 / for terminals")
 		table(&b, "[[listen]]", Listen{Addr: ":8080", Page: true})
 		b.WriteString("\n# 管理画面（このパソコンだけ） / admin pages, this PC only")
 		table(&b, "[[listen]]", Listen{Addr: "127.0.0.1:8081", Admin: true})
+		b.WriteString("\n# 一方向装置（データダイオード）。docs/diode.md を参照 / one-way line")
+		table(&b, "[diode]", DiodeDefaults().DiodeReceive)
 	}
 	for _, block := range extra {
 		b.WriteString("\n" + block)

@@ -5,6 +5,7 @@ package fec
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/klauspost/reedsolomon"
 )
@@ -133,6 +134,47 @@ func (c *Coder) Rebuild(shards [][]byte, have []bool) error {
 		}
 	}
 	if good < c.g.Data {
+		return ErrTooFew
+	}
+	return c.rs.ReconstructData(shards)
+}
+
+// Code is a systematic Reed–Solomon code over GF(2⁸) for streams of packets:
+// Leopard, whose cost does not grow when each block loses other shards (the
+// matrix code of New inverts a matrix for each new pattern). Shards are
+// multiples of 64 bytes. Over GF(2⁸) it exists if k plus the power of two from
+// p on is at most 256 (224+32, 192+64); others, such as 216+40, are of
+// Leopard's GF(2¹⁶), which costs about twice as much.
+type Code struct {
+	k, p int
+	rs   reedsolomon.Encoder
+}
+
+// NewCode makes the code of k data and p parity shards, k+p ≤ 256.
+func NewCode(k, p int) (*Code, error) {
+	field := reedsolomon.WithLeopardGF(true)
+	if p > 0 && k+1<<bits.Len(uint(p-1)) > maxShards {
+		field = reedsolomon.WithLeopardGF16(true)
+	}
+	rs, err := reedsolomon.New(k, p, field, reedsolomon.WithMaxGoroutines(1), reedsolomon.WithInversionCache(false))
+	return &Code{k, p, rs}, err
+}
+
+// Encode fills the last p of k+p equally long shards.
+func (c *Code) Encode(shards [][]byte) error { return c.rs.Encode(shards) }
+
+// Rebuild fills in the data shards for which have is false; what it leaves in
+// missing parity shards is not defined. ErrTooFew if fewer than k are there.
+func (c *Code) Rebuild(shards [][]byte, have []bool) error {
+	good := 0
+	for i := range shards {
+		if have[i] {
+			good++
+		} else {
+			shards[i] = shards[i][:0]
+		}
+	}
+	if good < c.k {
 		return ErrTooFew
 	}
 	return c.rs.ReconstructData(shards)

@@ -68,6 +68,12 @@ func (p *page) Other(lang string) string {
 	return "?" + q.Encode()
 }
 
+// Mbit is a rate in megabits per second.
+func (p *page) Mbit(bits float64) string { return fmt.Sprintf("%.1f", bits/1e6) }
+
+// Percent is a share.
+func (p *page) Percent(v float64) string { return fmt.Sprintf("%.2f%%", v*100) }
+
 // Date is a time as people here write it.
 func (p *page) Date(t time.Time) string { return i18n.Date(t, p.Lang) }
 

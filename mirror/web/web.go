@@ -191,7 +191,7 @@ func problems(o mirror.Overview) []mirror.FeedStatus {
 
 func (s *site) feeds(w http.ResponseWriter, r *http.Request) {
 	if o, ok := s.overview(w, r); ok {
-		s.show(w, r, http.StatusOK, "feeds", "page.feeds", map[string]any{"Overview": o, "Problems": len(problems(o))})
+		s.show(w, r, http.StatusOK, "feeds", "page.feeds", map[string]any{"Overview": o, "Problems": len(problems(o)), "Line": s.b.Line()})
 	}
 }
 

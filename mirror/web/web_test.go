@@ -96,6 +96,10 @@ func mirrorWith(t *testing.T) (terminals, admin http.Handler, digest feed.Digest
 		Side:    feed.Text{JA: "内側（LGWAN接続系）", EN: "Inside (LGWAN)"},
 		Contact: map[string]string{"info": "総務課 内線123", "incident": ""},
 		Listen:  []mirror.Listen{{Addr: "127.0.0.1:0", Page: true, TLS: true}, {Addr: "127.0.0.1:0", Admin: true}},
+		Line: func() *mirror.Line {
+			return &mirror.Line{Last: now, Silent: now, Buffer: 1, BufferWanted: 2, Problem: "<disk>", Done: 1, LastName: "411", LastDone: now,
+				Open: []mirror.LineSession{{Name: "412", Have: 3, Blocks: 9, Need: "8KGV C87K"}}}
+		},
 	})
 	must(err)
 	t.Cleanup(func() { s.Close() })
@@ -129,6 +133,26 @@ func get(h http.Handler, path, lang string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
+}
+
+// The operator's first page says that the one-way line is silent, and what to
+// type to have the rest sent again; terminals' pages say nothing of it.
+func TestLineOnThePage(t *testing.T) {
+	terminals, admin, _ := mirrorWith(t)
+	for lang, words := range map[string][]string{
+		"ja": {"一方向装置から", "何も届いていません", "8KGV C87K", "第412便（3／9 区画）", "&lt;disk&gt;", "受信バッファが足りません", "第411便"},
+		"en": {"Nothing has come through the diode since", "8KGV C87K", "bundle 412, 3 of 9", "receive buffer is too small"},
+	} {
+		text := get(admin, "/", lang).Body.String()
+		for _, w := range words {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s: no %q on the page", lang, w)
+			}
+		}
+		if text := get(terminals, "/", lang).Body.String(); strings.Contains(text, "8KGV") {
+			t.Error("terminals see the line")
+		}
+	}
 }
 
 func TestPages(t *testing.T) {

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashike/hashike/internal/diode"
+	"github.com/hashike/hashike/internal/durable"
+)
+
+// diodePair configures both ends on a free port of this machine.
+func diodePair(t *testing.T, w *world) string {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := c.LocalAddr().String()
+	c.Close()
+	setLine(t, w.path(outside, "hashike.toml"), `to = ""`, `to = "`+at+`"`)
+	setLine(t, w.path(inside, "hashike.toml"), `listen = ""`, `listen = "`+at+`"`)
+	return at
+}
+
+// background runs a command of the inside until it ends by itself.
+func (w *world) background(args ...string) (wait func() string) {
+	var out bytes.Buffer
+	a := newApp(strings.NewReader(""), &out, &out, "ja")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	done := make(chan int, 1)
+	go func() { done <- a.execute(ctx, append([]string{"--data", w.path(inside)}, args...)) }()
+	return func() string {
+		w.t.Helper()
+		defer cancel()
+		if code := <-done; code != 0 {
+			w.t.Fatalf("%v: exit %d\n%s", args, code, out.String())
+		}
+		return out.String()
+	}
+}
+
+// A bundle goes through the diode into the inbox, is imported and served as
+// from a medium; a sender without a rate refuses; a need list is answered.
+func TestDiodeCarriesABundle(t *testing.T) {
+	files, spool := clamavFiles(t), t.TempDir()
+	spoolTo(t, files, spool, 2, 3)
+	w := newWorld(t, clamavBlock(spool))
+	w.outside("fetch")
+	w.pack()
+	at := diodePair(t, w)
+	w.fails(exitConfig, "[diode]", "--data", w.path(outside), "diode", "send", w.path("media")) // to without a rate
+	setLine(t, w.path(outside, "hashike.toml"), `to = "`+at+`"`, `to = ""`)
+	w.fails(exitConfig, "H-227", "--data", w.path(outside), "diode", "send", w.path("media"), "--to", at)
+
+	wait := w.background("diode", "receive", "--count", "1")
+	waitBound(t, at)
+	out := w.ok("", "--data", w.path(outside), "diode", "send", w.path("media"), "--to", at, "--rate", "400M")
+	t.Log(out, wait())
+	found, _ := filepath.Glob(w.path(inside, "inbox", "diode-*"))
+	if len(found) != 1 {
+		t.Fatalf("inbox: %v", found)
+	}
+	w.inside("import", found[0])
+	w.inside("publish", "--now")
+	if w.serial(inside, "clamav-test") != w.serial(outside, "clamav-test") || w.generations("clamav-test") != 1 {
+		t.Fatal("what came through the diode was not published")
+	}
+	if out := w.inside("status"); !strings.Contains(out, "一方向装置: 最後に届いた日時") {
+		t.Errorf("status:\n%s", out)
+	}
+	w.fails(exitConfig, "H-602", "--data", w.path(outside), "diode", "send", "--need", "ABCD", "--to", at, "--rate", "1M")
+	w.fails(exitConfig, "H-229", "--data", w.path(outside), "diode", "send", w.path("media"), "--need", diode.Need{Session: [8]byte{1}}.String(), "--to", at, "--rate", "1M")
+}
+
+// waitBound waits until somebody listens.
+func waitBound(t *testing.T, at string) {
+	t.Helper()
+	for range 200 {
+		c, err := net.ListenPacket("udp", at)
+		if err != nil {
+			return
+		}
+		c.Close()
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("nobody listens")
+}
+
+// "run" on both sides: what appears in the outbox appears in the inbox; a pass
+// that is done is not sent again after a restart.
+func TestDiodeOutbox(t *testing.T) {
+	files, spool := clamavFiles(t), t.TempDir()
+	spoolTo(t, files, spool, 2, 3)
+	w := newWorld(t, clamavBlock(spool))
+	at := diodePair(t, w)
+	setLine(t, w.path(outside, "hashike.toml"), `rate = ""`, `rate = "400M"`)
+	w.outside("fetch")
+	w.outside("pack", "--to", w.path(outside, "outbox", "diode", "first"), "--clock-checked", "test data of 2021")
+	wait := w.background("diode", "receive", "--count", "1")
+	waitBound(t, at)
+
+	errs := discard()
+	s, err := testApp(t, w.path(outside), errs).open("diode send", outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	l, err := s.openLine(s.cfg.Diode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	l.o.Warm, l.o.Trail = 50*time.Millisecond, 50*time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.diodeOutbox(ctx, l, time.Second/2) }()
+	wait()
+	sent := filepath.Join(s.diodeDir(), "sent.json")
+	twice := regexp.MustCompile(`:2}`)
+	for range 100 {
+		if b, _ := os.ReadFile(sent); twice.Match(b) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if b, _ := os.ReadFile(sent); !twice.Match(b) {
+		t.Errorf("passes are not written down: %s", b)
+	}
+	// A second sender must not share the line.
+	w.fails(exitMachine, "H-804", "--data", w.path(outside), "diode", "send", w.path(outside, "outbox", "diode", "first"))
+	// A list that nobody can answer is reported and put away.
+	if err := durable.WriteFile(filepath.Join(s.diodeBox(), "typed.txt"), []byte("ABCD")); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		if _, err := os.Stat(filepath.Join(s.diodeBox(), "typed.done")); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	cancel()
+	<-done
+	if !strings.Contains(errs.String(), "H-602") {
+		t.Errorf("a mistyped list was not reported:\n%s", errs)
+	}
+}
+
+// Both halves of the test of a line.
+func TestDiodeTest(t *testing.T) {
+	files, spool := clamavFiles(t), t.TempDir()
+	spoolTo(t, files, spool, 2, 2)
+	w := newWorld(t, clamavBlock(spool))
+	at := diodePair(t, w)
+	setLine(t, w.path(outside, "hashike.toml"), `rate = ""`, `rate = "100M"`)
+	wait := w.background("diode", "test", "--seconds", "1")
+	waitBound(t, at)
+	w.outside("diode", "test", "--seconds", "2")
+	if out := wait(); !strings.Contains(out, `profile = "`) {
+		t.Errorf("no profile was picked:\n%s", out)
+	}
+}

@@ -1,0 +1,595 @@
+package diode
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/fec"
+)
+
+// ReceiveOptions of a Receiver.
+type ReceiveOptions struct {
+	Dir   string // its own: spool, status, what was received
+	Inbox string // on the same file system: whole sessions appear here, "diode-<id>"
+	Key   Key
+	Keep  int   // whole sessions kept in the inbox; 0 is five
+	Block int64 // bytes for blocks that are not whole yet; 0 is 64 MiB
+	Ring  int64 // bytes of packets that wait for their turn; 0 is 32 MiB
+	Spill int64 // bytes on disk for blocks put aside; 0 is 2 GiB
+	Clock func() time.Time
+	// Report is told what went wrong; receiving goes on.
+	Report func(error)
+	// Arrived is told of each session that is whole.
+	Arrived func(f Finished, dir string)
+
+	checkpoint time.Duration // tests; 0 is five seconds
+}
+
+// Limits of a receiver.
+const (
+	maxSessions   = 16
+	maxTables     = 8
+	maxRemembered = 1000
+	spare         = 64 << 20 // bytes of disk that no session may take
+)
+
+// Receiver puts sessions together. One goroutine drains the socket and nothing
+// else, one sorts packets, some decode and write, one computes digests.
+type Receiver struct {
+	o        ReceiveOptions
+	seal     *seal
+	count    counters
+	sessions map[ID]*session
+	tables   map[ID]*partialTable
+	done     map[ID]bool
+	finished []Finished
+	recent   *session // of the packet before
+
+	pool    *pool
+	work    chan work
+	hash    *hashQueue
+	ring    chan *chunk
+	empties chan *chunk
+	workers int
+
+	rebuilt, damaged atomic.Int64
+	troubled         struct {
+		sync.Mutex
+		text string
+		at   time.Time
+	}
+}
+
+// trouble reports an error of a worker, the same at most once a minute.
+func (r *Receiver) trouble(err error) {
+	t := &r.troubled
+	t.Lock()
+	defer t.Unlock()
+	if text := err.Error(); text != t.text || time.Since(t.at) > time.Minute {
+		t.text, t.at = text, time.Now()
+		r.o.Report(err)
+	}
+}
+
+// chunk is packets one after the other.
+type chunk struct {
+	buf  []byte
+	ends []int
+}
+
+const chunkSize = 256 << 10
+
+// NewReceiver opens the receiver's directory and takes up what an earlier one left.
+func NewReceiver(o ReceiveOptions) (*Receiver, error) {
+	for p, v := range map[*int64]int64{&o.Block: 64 << 20, &o.Ring: 32 << 20, &o.Spill: 2 << 30} {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if o.Keep == 0 {
+		o.Keep = 5
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Report == nil {
+		o.Report = func(error) {}
+	}
+	if o.Arrived == nil {
+		o.Arrived = func(Finished, string) {}
+	}
+	if o.checkpoint == 0 {
+		o.checkpoint = 5 * time.Second
+	}
+	r := &Receiver{o: o, seal: newSeal(o.Key), sessions: map[ID]*session{}, tables: map[ID]*partialTable{}, done: map[ID]bool{},
+		hash: newHashQueue(), workers: runtime.GOMAXPROCS(0)}
+	for _, d := range []string{r.spool(), o.Inbox} {
+		if err := durable.Mkdir(d); err != nil {
+			return nil, err
+		}
+	}
+	r.pool = &pool{limit: o.Block}
+	r.work = make(chan work, 4)
+	n := max(int(o.Ring/chunkSize), 4)
+	r.ring, r.empties = make(chan *chunk, n), make(chan *chunk, n)
+	for range n {
+		r.empties <- nil // made when it is needed
+	}
+	return r, r.load()
+}
+
+func (r *Receiver) spool() string { return filepath.Join(r.o.Dir, "spool") }
+
+// load reads what was received and what was begun.
+func (r *Receiver) load() error {
+	if err := r.loadDone(); err != nil {
+		return err
+	}
+	ents, err := os.ReadDir(r.spool())
+	if err != nil {
+		return err
+	}
+	for _, e := range ents {
+		b, err := hex.DecodeString(e.Name())
+		if err != nil || len(b) != len(ID{}) {
+			continue
+		}
+		dir := filepath.Join(r.spool(), e.Name())
+		if _, err := os.Stat(filepath.Join(r.o.Inbox, "diode-"+e.Name())); err == nil && !r.done[ID(b)] { // killed right after the last rename
+			if err := r.remember(ID(b)); err != nil {
+				return err
+			}
+			r.done[ID(b)] = true
+		}
+		if r.done[ID(b)] { // killed before the removal
+			if err := durable.RemoveAll(dir); err != nil {
+				return err
+			}
+			continue
+		}
+		s, err := loadSession(r, dir, ID(b))
+		if err != nil {
+			r.o.Report(fmt.Errorf("%s was begun anew: %w", dir, err))
+			if err := durable.RemoveAll(dir); err != nil {
+				return err
+			}
+			continue
+		}
+		r.sessions[s.id] = s
+	}
+	return nil
+}
+
+// Run receives until the context ends. Everything that arrived is on the disk
+// when it returns.
+func (r *Receiver) Run(ctx context.Context, in Inlet, buffer Buffer) error {
+	r.count.mu.Lock()
+	r.count.s.Started, r.count.s.Buffer = r.o.Clock(), buffer
+	r.count.mu.Unlock()
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() { in.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	g.Go(func() error { return r.drain(ctx, in) })
+	var workers errgroup.Group
+	for range r.workers {
+		workers.Go(func() error {
+			for w := range r.work {
+				r.finishBlock(w)
+			}
+			return nil
+		})
+	}
+	var hasher errgroup.Group
+	hasher.Go(func() error { r.hashAll(); return nil })
+	g.Go(func() error { r.watch(ctx, in); return nil })
+	g.Go(func() error { r.checkpoints(ctx); return nil })
+	g.Go(func() error {
+		defer close(r.work)
+		for c := range r.ring {
+			r.chunk(c)
+			r.empties <- c
+		}
+		return nil
+	})
+	for _, s := range r.open() { // what a killed receiver had not looked at
+		r.hash.all(s)
+	}
+	err := g.Wait()
+	workers.Wait()
+	r.hash.close()
+	hasher.Wait()
+	r.spillAll()
+	r.checkpoint()
+	_ = writeStatus(r.o.Dir, r.Status())
+	if errors.Is(err, context.Canceled) {
+		return ctx.Err()
+	}
+	return err
+}
+
+// drain does nothing but empty the socket into the ring.
+func (r *Receiver) drain(ctx context.Context, in Inlet) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(r.ring)
+	var c *chunk
+	fresh := func() {
+		if c = <-r.empties; c == nil {
+			c = &chunk{buf: make([]byte, 0, chunkSize), ends: make([]int, 0, 256)}
+		}
+		c.buf, c.ends = c.buf[:0], c.ends[:0]
+	}
+	fresh()
+	for {
+		err := in.Read(func(b []byte) {
+			if len(c.buf)+len(b) > cap(c.buf) {
+				r.ring <- c
+				fresh()
+			}
+			c.buf = append(c.buf, b...)
+			c.ends = append(c.ends, len(c.buf))
+		})
+		if len(c.ends) > 0 {
+			r.ring <- c
+			fresh()
+		}
+		var timeout net.Error
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil, errors.As(err, &timeout) && timeout.Timeout():
+		default:
+			return fmt.Errorf("receive: %w", err)
+		}
+	}
+}
+
+func (r *Receiver) chunk(c *chunk) {
+	from := 0
+	var n, bytes, foreign, newer int64
+	r.count.mu.Lock()
+	defer r.count.mu.Unlock()
+	for _, end := range c.ends {
+		b := c.buf[from:end]
+		from = end
+		h, shard, err := r.seal.open(b)
+		switch err {
+		case nil:
+			n++
+			bytes += int64(len(b))
+			r.count.runs.note(h.run, h.seq)
+			r.packet(h, shard)
+		case errNewer:
+			newer++
+		default:
+			foreign++
+		}
+	}
+	s := &r.count.s
+	s.Packets, s.Bytes, s.Foreign, s.Newer = s.Packets+n, s.Bytes+bytes, s.Foreign+foreign, s.Newer+newer
+	if n > 0 {
+		s.LastPacket = r.o.Clock()
+	}
+}
+
+// packet sorts one packet of our outside. count.mu is held.
+func (r *Receiver) packet(h header, shard []byte) {
+	switch h.kind {
+	case kindTable:
+		if r.done[h.session] || r.session(h.session) != nil {
+			return
+		}
+		r.tableShard(h, shard)
+	case kindData:
+		s := r.session(h.session)
+		switch {
+		case s != nil:
+			r.shard(s, h, shard)
+		case r.done[h.session]:
+			r.count.s.Double++
+		default:
+			r.count.s.Strange++ // its table comes within two seconds
+		}
+	case kindEnd:
+		if s := r.session(h.session); s != nil {
+			s.endPass(int(h.block))
+		}
+	}
+}
+
+func (r *Receiver) session(id ID) *session {
+	if r.recent == nil || r.recent.id != id || r.recent.over.Load() {
+		if r.recent = r.sessions[id]; r.recent != nil && r.recent.over.Load() {
+			delete(r.sessions, id)
+			r.done[id] = true
+			r.recent = nil
+		}
+	}
+	return r.recent
+}
+
+// begin opens a session whose table arrived.
+func (r *Receiver) begin(id ID, packed []byte) error {
+	t, err := decodeTable(packed, id)
+	if err != nil {
+		return err
+	}
+	free, err := durable.Free(r.spool())
+	for _, s := range r.sessions { // what the others will still take
+		s.mu.Lock()
+		free -= max(s.t.Bytes-s.have*s.t.Block(), 0)
+		s.mu.Unlock()
+	}
+	if err == nil && t.Bytes+spare > free {
+		return fmt.Errorf("session %s of %d bytes: %d are free: %w", t.Name, t.Bytes, free, errNoSpace)
+	}
+	if len(r.sessions) >= maxSessions {
+		r.forget()
+	}
+	s, err := newSession(r, id, t, packed)
+	if err != nil {
+		return err
+	}
+	r.sessions[id] = s
+	r.hash.all(s) // empty files
+	return nil
+}
+
+var errNoSpace = errors.New("no space")
+
+// forget drops the session that has been still for longest.
+func (r *Receiver) forget() {
+	var old *session
+	for id, s := range r.sessions {
+		if s.over.Load() {
+			delete(r.sessions, id)
+			r.done[id] = true
+		} else if old == nil || s.touched.Load() < old.touched.Load() {
+			old = s
+		}
+	}
+	if len(r.sessions) < maxSessions || old == nil {
+		return
+	}
+	delete(r.sessions, old.id)
+	old.abandon()
+	r.o.Report(fmt.Errorf("session %s was given up for newer ones", old.t.Name))
+}
+
+// partialTable is a table whose packets are coming.
+type partialTable struct {
+	size  uint32
+	parts map[uint32]*partBlock
+	whole int
+	at    time.Time
+}
+
+type partBlock struct {
+	k, p, got int
+	shards    [][]byte
+	data      []byte // once whole
+}
+
+// tableShard collects a table. Only our own outside gets here (the tag), so
+// that what is kept is bounded by its size.
+func (r *Receiver) tableShard(h header, shard []byte) {
+	per := tableData * len(shard)
+	blocks := (int(h.size) + per - 1) / per
+	if h.size == 0 || h.size > maxPacked || h.k == 0 || h.k > tableData || h.p != h.k || int(h.block) >= blocks || int(h.shard) >= 2*int(h.k) {
+		r.count.s.Strange++
+		return
+	}
+	pt := r.tables[h.session]
+	if pt == nil || pt.size != h.size {
+		if len(r.tables) >= maxTables {
+			r.forgetTable()
+		}
+		pt = &partialTable{size: h.size, parts: map[uint32]*partBlock{}, at: r.o.Clock()}
+		r.tables[h.session] = pt
+	}
+	b := pt.parts[h.block]
+	if b == nil {
+		b = &partBlock{k: int(h.k), p: int(h.p), shards: make([][]byte, int(h.k)+int(h.p))}
+		pt.parts[h.block] = b
+	}
+	if b.data != nil || len(b.shards) != int(h.k)+int(h.p) || b.shards[h.shard] != nil {
+		return
+	}
+	b.shards[h.shard] = append(make([]byte, 0, len(shard)), shard...)
+	if b.got++; b.got < b.k {
+		return
+	}
+	if err := b.join(len(shard)); err != nil {
+		delete(pt.parts, h.block)
+		return
+	}
+	if pt.whole++; pt.whole < blocks {
+		return
+	}
+	delete(r.tables, h.session)
+	packed := make([]byte, 0, h.size)
+	for i := range uint32(blocks) {
+		packed = append(packed, pt.parts[i].data...)
+	}
+	if len(packed) < int(h.size) {
+		r.count.s.Strange++
+		return
+	}
+	if err := r.begin(h.session, packed[:h.size:h.size]); err != nil {
+		r.problem(err)
+	}
+}
+
+// join decodes a table's block and frees its shards.
+func (b *partBlock) join(shard int) error {
+	code, err := fec.NewCode(b.k, b.p)
+	if err != nil {
+		return err
+	}
+	have := make([]bool, len(b.shards))
+	for i, s := range b.shards {
+		if have[i] = s != nil; !have[i] {
+			b.shards[i] = make([]byte, shard)
+		}
+		if len(b.shards[i]) != shard { // of a table sent with other packets
+			return errForm
+		}
+	}
+	if err := code.Rebuild(b.shards, have); err != nil {
+		return err
+	}
+	for _, s := range b.shards[:b.k] {
+		b.data = append(b.data, s...)
+	}
+	b.shards = b.shards[:len(b.shards):len(b.shards)]
+	clear(b.shards)
+	return nil
+}
+
+func (r *Receiver) forgetTable() {
+	var old ID
+	var at time.Time
+	for id, t := range r.tables {
+		if at.IsZero() || t.at.Before(at) {
+			old, at = id, t.at
+		}
+	}
+	delete(r.tables, old)
+}
+
+// problem shows an error in the status and reports it when it is news.
+func (r *Receiver) problem(err error) {
+	if text := err.Error(); r.count.s.Problem != text {
+		r.count.s.Problem = text
+		r.o.Report(err)
+	}
+}
+
+// watch keeps the status and the checkpoints.
+func (r *Receiver) watch(ctx context.Context, in Inlet) {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-second.C:
+		}
+		r.count.tick(r.o.Clock())
+		r.count.mu.Lock()
+		r.count.s.Drops = in.Drops()
+		r.count.mu.Unlock()
+		if err := writeStatus(r.o.Dir, r.Status()); err != nil && ctx.Err() == nil {
+			r.o.Report(err)
+		}
+	}
+}
+
+// checkpoints are taken every few seconds.
+func (r *Receiver) checkpoints(ctx context.Context) {
+	t := time.NewTicker(r.o.checkpoint)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			r.checkpoint()
+		}
+	}
+}
+
+// checkpoint makes what arrived durable, and then says so on the disk.
+func (r *Receiver) checkpoint() {
+	for _, s := range r.open() {
+		if err := s.checkpoint(); err != nil {
+			r.o.Report(err)
+		}
+	}
+}
+
+func (r *Receiver) open() []*session {
+	r.count.mu.Lock()
+	defer r.count.mu.Unlock()
+	var out []*session
+	for _, s := range r.sessions {
+		if !s.over.Load() {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b *session) int { return a.since.Compare(b.since) })
+	return out
+}
+
+// Status is the line's state now.
+func (r *Receiver) Status() Status {
+	open := r.open()
+	r.count.mu.Lock()
+	s := r.count.s
+	s.Lost = r.count.runs.total()
+	s.Done = slices.Clone(r.finished)
+	r.count.mu.Unlock()
+	s.Written, s.Rebuilt, s.Damaged = r.o.Clock(), r.rebuilt.Load(), r.damaged.Load()
+	if s.Problem == "" {
+		r.troubled.Lock()
+		if r.o.Clock().Sub(r.troubled.at) < time.Hour {
+			s.Problem = r.troubled.text
+		}
+		r.troubled.Unlock()
+	}
+	for _, o := range open {
+		s.Sessions = append(s.Sessions, o.status())
+	}
+	return s
+}
+
+const doneFile = "received"
+
+// loadDone reads which sessions arrived whole: one line each, newest last.
+func (r *Receiver) loadDone() error {
+	b, err := os.ReadFile(filepath.Join(r.o.Dir, doneFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for i := 0; i+32 < len(b); i += 33 {
+		if id, err := hex.DecodeString(string(b[i : i+32])); err == nil && b[i+32] == '\n' {
+			r.done[ID(id)] = true
+		}
+	}
+	return nil
+}
+
+// remember notes durably that a session is whole.
+func (r *Receiver) remember(id ID) error {
+	at := filepath.Join(r.o.Dir, doneFile)
+	b, err := os.ReadFile(at)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	b = append(b, hex.EncodeToString(id[:])+"\n"...)
+	if n := len(b) / 33; n > maxRemembered {
+		b = b[(n-maxRemembered)*33:]
+	}
+	return durable.WriteFile(at, b)
+}
+
+// RandomKey is a key that nobody else has, for tests of a line.
+func RandomKey() (k Key) {
+	rand.Read(k[:])
+	return k
+}

@@ -1,0 +1,472 @@
+package diode
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/fec"
+)
+
+// Files of a session's directory in the spool.
+const (
+	nameTable = "table" // as it arrived
+	nameHave  = "have"  // bitmap of blocks that are on the disk
+	nameSince = "since"
+	dirFiles  = "files" // what becomes the received directory
+	dirParts  = "parts" // blocks that are not whole, put aside
+)
+
+// largeFile is the size from which a file stays open and is hashed while it comes.
+const largeFile = 4 << 20
+
+// session is one table's content on its way to being whole.
+type session struct {
+	r       *Receiver
+	id      ID
+	t       *Table
+	dir     string
+	root    *os.Root            // of dirFiles
+	dirs    map[string]*os.Root // of the first folders in it
+	code    *fec.Code
+	since   time.Time
+	touched atomic.Int64
+	over    atomic.Bool // arrived or given up: nothing may be written any more
+
+	open map[uint32]*openBlock // the sorting goroutine's
+
+	io sync.Mutex // checkpoint and arrival exclude each other
+
+	mu      sync.Mutex
+	taken   bits // blocks that are written or being written
+	done    bits // blocks that are written
+	have    int64
+	saved   int64 // have at the last checkpoint
+	left    []int32
+	whole   bits // files with the right digest
+	wholeN  int
+	hashes  map[int]*hashState
+	handles map[int]*os.File
+	spilled map[uint32]bool
+	pass    int
+}
+
+// hashState is how far the digest of a large file has come.
+type hashState struct {
+	h  hash.Hash
+	at int64
+}
+
+// openBlock is a block that gathers shards.
+type openBlock struct {
+	n      uint32
+	buf    []byte
+	shards [][]byte
+	have   []bool
+	got    int
+	touch  int64
+}
+
+type bits []uint64
+
+func newBits(n int64) bits        { return make(bits, (n+63)/64) }
+func (b bits) get(i int64) bool   { return b[i/64]&(1<<(i%64)) != 0 }
+func (b bits) set(i int64)        { b[i/64] |= 1 << (i % 64) }
+func (b bits) clear(i int64)      { b[i/64] &^= 1 << (i % 64) }
+func (b bits) copyOf() (out bits) { return append(out, b...) }
+
+func newSession(r *Receiver, id ID, t *Table, packed []byte) (*session, error) {
+	dir := filepath.Join(r.spool(), hex.EncodeToString(id[:]))
+	if err := durable.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	since := r.o.Clock()
+	if err := durable.Mkdir(dir); err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, nameSince), []byte(strconv.FormatInt(since.Unix(), 10))); err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, nameTable), packed); err != nil {
+		return nil, err
+	}
+	return openSession(r, dir, id, t, since, nil)
+}
+
+// loadSession takes up a session where an earlier receiver left it.
+func loadSession(r *Receiver, dir string, id ID) (*session, error) {
+	packed, err := os.ReadFile(filepath.Join(dir, nameTable))
+	if err != nil {
+		return nil, err
+	}
+	t, err := decodeTable(packed, id)
+	if err != nil {
+		return nil, err
+	}
+	var since time.Time
+	if b, err := os.ReadFile(filepath.Join(dir, nameSince)); err == nil {
+		n, _ := strconv.ParseInt(string(b), 10, 64)
+		since = time.Unix(n, 0)
+	}
+	have, err := os.ReadFile(filepath.Join(dir, nameHave))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return openSession(r, dir, id, t, since, have)
+}
+
+func openSession(r *Receiver, dir string, id ID, t *Table, since time.Time, have []byte) (*session, error) {
+	s := &session{r: r, id: id, t: t, dir: dir, since: since, open: map[uint32]*openBlock{}, dirs: map[string]*os.Root{}, done: newBits(t.Blocks()),
+		left: make([]int32, len(t.Files)), whole: newBits(int64(len(t.Files))), hashes: map[int]*hashState{}, handles: map[int]*os.File{}, spilled: map[uint32]bool{}}
+	s.touched.Store(r.o.Clock().UnixNano())
+	var err error
+	if s.code, err = fec.NewCode(t.Data, t.Parity); err != nil {
+		return nil, err
+	}
+	for i := range t.Blocks() {
+		if int(i/8) < len(have) && have[i/8]&(1<<(i%8)) != 0 {
+			s.done.set(i)
+			s.have++
+		}
+	}
+	s.taken, s.saved = s.done.copyOf(), s.have
+	for i := range t.Files {
+		from, to := s.blocksOf(i)
+		for n := from; n < to; n++ {
+			if !s.done.get(n) {
+				s.left[i]++
+			}
+		}
+	}
+	for _, d := range []string{dirParts, dirFiles} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if s.root, err = os.OpenRoot(filepath.Join(dir, dirFiles)); err != nil {
+		return nil, err
+	}
+	made := map[string]bool{".": true}
+	for _, f := range t.Files {
+		if d := path.Dir(f.Path); !made[d] {
+			if err := s.root.MkdirAll(d, 0o700); err != nil {
+				return nil, err
+			}
+			made[d] = true
+			if len(s.dirs) < 64 {
+				if s.dirs[d], err = s.root.OpenRoot(d); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return s, s.loadParts()
+}
+
+// blocksOf is the range of blocks that hold a file.
+func (s *session) blocksOf(i int) (from, to int64) {
+	f := s.t.Files[i]
+	if f.Size == 0 {
+		return 0, 0
+	}
+	return f.at / s.t.Block(), (f.at+f.Size-1)/s.t.Block() + 1
+}
+
+// shard takes one shard of the stream; the sorting goroutine's, count.mu held.
+func (r *Receiver) shard(s *session, h header, shard []byte) {
+	n, i := int64(h.block), int(h.shard)
+	if n >= s.t.Blocks() || i >= s.t.Data+s.t.Parity || len(shard) != s.t.Shard {
+		r.count.s.Strange++
+		return
+	}
+	b := s.open[h.block]
+	if b == nil {
+		s.mu.Lock()
+		taken := s.taken.get(n)
+		s.mu.Unlock()
+		if taken {
+			r.count.s.Double++
+			return
+		}
+		b = r.openBlock(s, h.block)
+	}
+	b.touch = r.count.s.Packets + int64(r.count.s.Strange)
+	if b.have[i] {
+		r.count.s.Double++
+		return
+	}
+	copy(b.shards[i], shard)
+	b.have[i] = true
+	if b.got++; b.got < s.t.Data {
+		return
+	}
+	delete(s.open, h.block)
+	s.mu.Lock()
+	s.taken.set(n)
+	s.mu.Unlock()
+	s.touched.Store(r.o.Clock().UnixNano())
+	r.work <- work{s, b}
+}
+
+// openBlock makes room for a block: of blocks that are not whole, the one
+// still for longest is put aside on the disk.
+func (r *Receiver) openBlock(s *session, n uint32) *openBlock {
+	size := (s.t.Data + s.t.Parity) * s.t.Shard
+	buf := r.pool.take(size, r.evict)
+	b := &openBlock{n: n, buf: buf, shards: make([][]byte, s.t.Data+s.t.Parity), have: make([]bool, s.t.Data+s.t.Parity)}
+	for i := range b.shards {
+		b.shards[i] = buf[i*s.t.Shard : (i+1)*s.t.Shard : (i+1)*s.t.Shard]
+	}
+	for i := s.t.shards(int64(n)); i < s.t.Data; i++ { // beyond the end
+		clear(b.shards[i])
+		b.have[i] = true
+		b.got++
+	}
+	s.open[n] = b
+	s.unspill(b)
+	return b
+}
+
+// evict puts the stillest open block aside; false if there is none.
+func (r *Receiver) evict() bool {
+	var in *session
+	var old *openBlock
+	for _, s := range r.sessions {
+		for _, b := range s.open {
+			if old == nil || b.touch < old.touch {
+				in, old = s, b
+			}
+		}
+	}
+	if old == nil {
+		return false
+	}
+	delete(in.open, old.n)
+	in.spill(old)
+	r.pool.give(old.buf)
+	r.count.s.Spilled++
+	return true
+}
+
+// work is a block with enough shards.
+type work struct {
+	s *session
+	b *openBlock
+}
+
+// finishBlock rebuilds a block and writes it.
+func (r *Receiver) finishBlock(w work) {
+	s, b := w.s, w.b
+	defer r.pool.give(b.buf)
+	if s.over.Load() {
+		return
+	}
+	var err error
+	for i := range s.t.Data {
+		if !b.have[i] {
+			r.rebuilt.Add(1)
+			err = s.code.Rebuild(b.shards, b.have)
+			break
+		}
+	}
+	if err == nil {
+		err = s.write(b)
+	}
+	s.mu.Lock()
+	if err != nil {
+		s.taken.clear(int64(b.n)) // its next pass may do better
+		s.mu.Unlock()
+		r.trouble(fmt.Errorf("session %s: %w", s.t.Name, err))
+		return
+	}
+	var wake []int
+	s.done.set(int64(b.n))
+	s.have++
+	from := int64(b.n) * s.t.Block()
+	s.t.eachFile(from, min(from+s.t.Block(), s.t.Bytes), func(i int, _, _ int64) error {
+		s.left[i]--
+		if !s.whole.get(int64(i)) && (s.left[i] == 0 || s.t.Files[i].Size >= largeFile) {
+			wake = append(wake, i)
+		}
+		return nil
+	})
+	if s.wholeN == len(s.t.Files) && len(wake) == 0 {
+		wake = append(wake, 0) // so that the session arrives
+	}
+	delete(s.spilled, b.n)
+	s.mu.Unlock()
+	for _, i := range wake {
+		r.hash.add(s, i)
+	}
+}
+
+// write puts a block's data into its files. What was found whole is never touched again.
+func (s *session) write(b *openBlock) error {
+	from := int64(b.n) * s.t.Block()
+	data := b.buf
+	return s.t.eachFile(from, min(from+s.t.Block(), s.t.Bytes), func(i int, off, n int64) error {
+		part := data[:n]
+		data = data[n:]
+		s.mu.Lock()
+		whole := s.whole.get(int64(i))
+		s.mu.Unlock()
+		if whole {
+			return nil
+		}
+		f, done, err := s.file(i)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt(part, off)
+		err = errors.Join(err, done())
+		if size := s.t.Files[i].Size; err == nil && n == size && size < largeFile && sha256.Sum256(part) == s.t.Files[i].Digest {
+			s.mu.Lock() // most small files lie in one block: they need not be read again
+			s.whole.set(int64(i))
+			s.wholeN++
+			s.mu.Unlock()
+		}
+		return err
+	})
+}
+
+// file opens a file for writing and reading; done must be called.
+func (s *session) file(i int) (f *os.File, done func() error, err error) {
+	large := s.t.Files[i].Size >= largeFile
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.handles[i]; f != nil {
+		return f, func() error { return nil }, nil
+	}
+	at, root := s.t.Files[i].Path, s.root
+	if d := s.dirs[path.Dir(at)]; d != nil {
+		at, root = path.Base(at), d
+	}
+	f, err = root.OpenFile(filepath.FromSlash(at), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	if large && len(s.handles) < 128 {
+		s.handles[i] = f
+		return f, func() error { return nil }, nil
+	}
+	return f, func() error { return f.Close() }, nil
+}
+
+func (s *session) endPass(n int) {
+	s.mu.Lock()
+	s.pass = max(s.pass, n)
+	s.mu.Unlock()
+}
+
+// missing are the blocks that are not written.
+func (s *session) missing() []Span {
+	var out []Span
+	for i := int64(0); i < s.t.Blocks(); i++ {
+		if s.done.get(i) {
+			continue
+		}
+		if k := len(out); k > 0 && out[k-1].To == i {
+			out[k-1].To++
+		} else {
+			out = append(out, Span{i, i + 1})
+		}
+	}
+	return out
+}
+
+func (s *session) status() SessionStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := SessionStatus{Name: s.t.Name, ID: hex.EncodeToString(s.id[:]), Bytes: s.t.Bytes, Blocks: s.t.Blocks(), Have: s.have,
+		Files: len(s.t.Files), Whole: s.wholeN, Since: s.since, Pass: s.pass}
+	if s.pass > 0 && s.have < o.Blocks {
+		n := Need{Blocks: coarse(s.missing(), MaxSpans)}
+		copy(n.Session[:], s.id[:])
+		o.Need = n.String()
+	}
+	return o
+}
+
+// checkpoint flushes what was written, then the bitmap that says so.
+func (s *session) checkpoint() error {
+	s.io.Lock()
+	defer s.io.Unlock()
+	if s.over.Load() {
+		return nil
+	}
+	s.mu.Lock()
+	have, done := s.have, s.done.copyOf()
+	same := have == s.saved
+	s.saved = have
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	b := make([]byte, (s.t.Blocks()+7)/8)
+	for i := range s.t.Blocks() {
+		if done.get(i) {
+			b[i/8] |= 1 << (i % 8)
+		}
+	}
+	return durable.WriteFile(filepath.Join(s.dir, nameHave), b)
+}
+
+// flush makes everything written durable.
+func (s *session) flush() error {
+	if all, err := durable.SyncFS(s.dir); all || err != nil {
+		return err
+	}
+	return filepath.WalkDir(filepath.Join(s.dir, dirFiles), func(at string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := os.OpenFile(at, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
+}
+
+// abandon forgets the session and what it had.
+func (s *session) abandon() {
+	s.over.Store(true)
+	for n, b := range s.open {
+		delete(s.open, n)
+		s.r.pool.give(b.buf)
+	}
+	s.io.Lock()
+	defer s.io.Unlock()
+	s.shut()
+	if err := durable.RemoveAll(s.dir); err != nil {
+		s.r.trouble(err)
+	}
+}
+
+// shut closes every file.
+func (s *session) shut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, f := range s.handles {
+		f.Close()
+		delete(s.handles, i)
+	}
+	for _, d := range s.dirs {
+		d.Close()
+	}
+	s.root.Close()
+}
