@@ -132,6 +132,28 @@ func TestDesktop(t *testing.T) {
 			t.Errorf("client %s:\n%s", name, out)
 		}
 	}
+	// The same without winget: installer, quarterly patch, newest patch.
+	share := filepath.Join(t.TempDir(), "share")
+	var done []string
+	for line := range strings.Lines(x.inside("export", "adobe", "--to", share)) {
+		for _, f := range []string{"428_MUI.exe", "428_MUI.msp", "577_MUI.msp"} {
+			if strings.Contains(line, f) {
+				done = append(done, f)
+			}
+		}
+	}
+	if strings.Join(done, " ") != "428_MUI.exe 428_MUI.msp 577_MUI.msp" {
+		t.Errorf("exported in the order %v", done)
+	}
+	script, err := os.ReadFile(filepath.Join(share, "install.cmd"))
+	if err != nil || strings.Count(string(script), "REBOOT=ReallySuppress") != 2 {
+		t.Errorf("%v\n%s", err, script)
+	}
+	for name, file := range map[string]string{"chrome": "googlechromestandaloneenterprise64.msi", "just": "tar2026up.exe"} {
+		if out := x.inside("export", name, "--to", filepath.Join(t.TempDir(), name)); !strings.Contains(out, file) {
+			t.Errorf("export %s:\n%s", name, out)
+		}
+	}
 	// A new title on the watched page is told, and nothing else.
 	w.now = func() time.Time { return time.Now().Add(time.Hour) }
 	s.files["/support"] = append([]byte("<p>2026.04.01 一太郎2026 セキュリティ更新</p>"), s.files["/support"]...)

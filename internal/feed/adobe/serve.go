@@ -174,7 +174,12 @@ func describe(n file) feed.Installer {
 		i.Locale = strings.Replace(n.lang, "_", "-", 1)
 	}
 	if n.form == "msp" {
-		i.Type, i.Silent = "msp", "/qn REBOOT=ReallySuppress"
+		// An ID of their own: scripts keep a record of what ran by ID and version,
+		// and the installer and both kinds of patches have the same version.
+		i.Type, i.Silent, i.ID = "msp", "/qn REBOOT=ReallySuppress", i.ID+".Patch"
+		if n.lang != "" {
+			i.ID += "." + n.lang
+		}
 		return i
 	}
 	i.Type, i.Silent = "exe", "-sfx_nu /sAll /rs /msi EULA_ACCEPT=YES UPDATE_MODE=0 DISABLE_ARM_SERVICE_INSTALL=1"
