@@ -172,7 +172,7 @@ func TestPages(t *testing.T) {
 		{h: terminals, path: "/", status: 200, ja: []string{"更新状況一覧", "公開から4日", "注意（黄）", "令和8年11月22日(日) 14:05", "全端末", "まだ公開していません"},
 			en: []string{"Update status", "4 days", "attention (yellow)", "22 Nov 2026 (Sun) 14:05 JST"}, mustnt: "signature of"},
 		{h: terminals, path: "/hashike/", status: 200, ja: []string{"2711"}, en: []string{"2711"}},
-		{h: terminals, path: "/hashike/coverage", status: 200, ja: []string{"対応状況", "条件付き", "一太郎", "設定なし"}, en: []string{"What is carried", "conditional", "Ichitaro"}},
+		{h: terminals, path: "/hashike/coverage", status: 200, ja: []string{"対応状況", "条件付き", "一太郎", "設定なし"}, en: []string{"Coverage", "conditional", "Ichitaro"}},
 		{h: admin, path: "/coverage", status: 200, ja: []string{"動作確認済", "ClamAV"}, en: []string{"confirmed"}},
 		{h: terminals, path: "/hashike/settings", status: 200, ja: []string{"端末の設定", "更新元の指定", "証明書"}, en: []string{"Client settings", "Where to update from"},
 			sameBoth: []string{"DatabaseMirror http://mirror.town.example/av/", `C:\ProgramData\trial\update.conf`, "/hashike/ca.crt"}},
