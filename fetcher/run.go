@@ -58,6 +58,9 @@ func (f *Fetcher) locked(ctx context.Context, s feed.Setup, res *Result) error {
 		return err
 	}
 	res.Serial, res.ID = old.Serial, old.ID
+	if err := f.accepted(s); err != nil {
+		return errors.Join(err, f.problem(s.Name, err))
+	}
 	if err := f.dropUnaccepted(s.Name, old); err != nil {
 		return err
 	}
@@ -73,6 +76,25 @@ func (f *Fetcher) locked(ctx context.Context, s feed.Setup, res *Result) error {
 		return errors.Join(err, f.problem(s.Name, err))
 	}
 	return err
+}
+
+// accepted refuses a feed whose vendor attaches terms that nobody here accepted.
+func (f *Fetcher) accepted(s feed.Setup) error {
+	if s.Terms.None() {
+		return nil
+	}
+	var a state.Acceptance
+	if err := f.DB.View(func(tx state.Tx) (err error) { a, err = tx.Accepted(s.Name); return err }); err != nil {
+		return err
+	}
+	if a.Text == s.Terms.Digest() {
+		return nil
+	}
+	why := "nobody accepted the vendor's terms"
+	if a.Text != "" {
+		why = "the terms are not those that were accepted"
+	}
+	return feed.NewFault(fmt.Errorf("feed %s: %s: %w", s.Name, why, feed.ErrHeld), "H-630", "feed", s.Name)
 }
 
 // dropUnaccepted removes snapshots of a run that was killed before its verdict.

@@ -385,3 +385,29 @@ func digestOf(h crypto.Hash, r io.ReaderAt, ranges ...[2]int64) ([]byte, error) 
 	}
 	return d.Sum(nil), nil
 }
+
+// Signers are the names in the certificates of a file's Authenticode
+// signatures, as they say it: nothing is proved by them. For a person who is to
+// decide whom to pin; nil if there is no signature that can be read.
+func Signers(r io.ReaderAt, size int64) []string {
+	c, err := containerOf(r, size)
+	if err != nil {
+		return nil
+	}
+	all, _ := signaturesIn(c.signature) // what was read before an error is enough to show
+	var out []string
+	for _, der := range all {
+		s, _, err := spcSignature(der, c.digest)
+		if err != nil {
+			continue
+		}
+		name := strings.Join(s.leaf.Subject.Organization, ", ")
+		if name == "" {
+			name = s.leaf.Subject.String()
+		}
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}

@@ -90,7 +90,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.pushCommand(), a.pullCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.coverageCommand(), a.exportCommand(), a.originCommand(),
-		a.clientCommand(), a.terminalsCommand(), a.decideCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.approveCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.scanCommand(), a.personCommand(), a.approvalCommand(), a.mediaCommand(), a.diodeCommand(), a.quickstartCommand(), a.versionCommand())
+		a.clientCommand(), a.terminalsCommand(), a.decideCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.approveCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.scanCommand(), a.personCommand(), a.approvalCommand(), a.mediaCommand(), a.diodeCommand(), a.quickstartCommand(), a.termsCommand(), a.intakeCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs

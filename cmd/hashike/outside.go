@@ -98,6 +98,9 @@ func (s *station) fetch(ctx context.Context, setups []feed.Setup, now bool, out 
 			fmt.Fprintln(out, s.cat.T("fetch.done", r.Feed, r.Serial, r.Artifacts, bytesText(r.Bytes), r.Withheld))
 		}
 	}
+	if err := s.printNotices(out); err != nil {
+		return err
+	}
 	return errors.Join(errs...)
 }
 

@@ -23,7 +23,7 @@ import (
 // jobs that a timer may start.
 func unasked(command string) bool {
 	return slices.Contains([]string{"check", "status", "origin", "client", "need", "keys", "serve", "run", "quickstart", "terminals", "decide list",
-		"audit verify", "person list", "media list", "approval list"}, command)
+		"audit verify", "terms show", "person list", "media list", "approval list"}, command)
 }
 
 func isJob(command string) bool {

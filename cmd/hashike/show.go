@@ -77,6 +77,9 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 			fmt.Fprintln(out, "  "+s.cat.T("status.problem", f.Feed, f.Code, f.Problem))
 		}
 	}
+	if err := s.printNotices(out); err != nil {
+		return err
+	}
 	for _, w := range o.Awaited {
 		key := "status.awaits"
 		if w.How == people.ByTelephone {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/feedtest"
 )
 
 // kasperskyFolder is what the update utility leaves on a day: an index whose
@@ -75,4 +76,46 @@ func TestVendorFolderByException(t *testing.T) {
 	if res, b := get(t, base+"/kav/bases/base.stt"); string(b) != "first" {
 		t.Errorf("%s %q", res.Status, b)
 	}
+}
+
+// A vendor's private root comes from the site's own product, by a trust order;
+// until then what it signed is held.
+func TestVendorRootByTrustOrder(t *testing.T) {
+	dir, at := t.TempDir(), time.Now().Add(-time.Hour).Truncate(time.Second)
+	p := feedtest.NewPublisher(t, "x509-trendmicro", "Trend Micro", at)
+	put := func(name string, b []byte) {
+		t.Helper()
+		name = filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("pattern/lpt.zip", []byte("pattern"))
+	put("pattern/lpt.zip.sig", p.Detached(t, []byte("pattern"), at))
+	put("server.ini", []byte("[PATTERN]\r\nP.4=pattern/lpt.zip,17.5.00,7\r\n"))
+	root := filepath.Join(t.TempDir(), "root.pem")
+	if err := os.WriteFile(root, p.Anchor.Data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, fmt.Sprintf("[feed.au]\nkind = \"trendmicro\"\nquiet = \"10ms\"\ndirs = { tool = %q }\n", filepath.ToSlash(dir)))
+	w.fails(exitHeld, "H-601", "--data", w.path(outside), "fetch", "au")
+	keys, err := filepath.Glob(w.path("envelopes", "*.txt"))
+	if err != nil || len(keys) < 2 {
+		t.Fatal(keys, err)
+	}
+	w.outside("order", "trust", "--feed", "au", "--anchor", root, "--use", "x509-trendmicro", "--reason", "試験", "--approver", "課長", "--root-key", keys[0], "--root-key", keys[1])
+	w.carry()
+	if out := w.inside("origin", "au:pattern/lpt.zip"); !strings.Contains(out, "Trend Micro") || !strings.Contains(out, "署名確認済") || !strings.Contains(out, "root.pem") {
+		t.Errorf("origin card:\n%s", out)
+	}
+	if out := w.inside("status"); !strings.Contains(out, "17.5.00") {
+		t.Errorf("status does not name the pattern:\n%s", out)
+	}
+	// What is signed by another is refused, not held.
+	put("pattern/lpt.zip", []byte("malware"))
+	put("pattern/lpt.zip.sig", feedtest.NewPublisher(t, "x509-trendmicro", "Trend Micro", at).Detached(t, []byte("malware"), at))
+	w.fails(exitUntrusted, "H-502", "--data", w.path(outside), "fetch", "au")
 }

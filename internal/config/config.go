@@ -148,6 +148,7 @@ type common struct {
 	Dirs  map[string]string            `toml:"dirs" doc:"読み込むフォルダ / spool and drop directories by name"`
 	Run   []string                     `toml:"run" doc:"取得の前に動かす提供元のツール / vendor tool run before each fetch"`
 	Waits map[string]feed.Duration     `toml:"waits" doc:"配信段階ごとの待機時間 / waits per ring"`
+	Terms string                       `toml:"terms" doc:"この利用条件に同意する（hashike terms accept）まで取得しない / terms to accept before anything is fetched"`
 }
 
 // File is a whole configuration.
@@ -280,12 +281,15 @@ func setup(md toml.MetaData, name string, block toml.Primitive, kinds []feed.Kin
 	if err != nil {
 		return feed.Setup{}, err
 	}
-	s := feed.Setup{Name: name, Kind: k, Feed: v, Every: time.Duration(c.Every), Mount: c.Mount, Dirs: c.Dirs, Run: c.Run, Waits: c.Waits, Prefer: k.Prefer}
+	s := feed.Setup{Name: name, Kind: k, Feed: v, Every: time.Duration(c.Every), Mount: c.Mount, Dirs: c.Dirs, Run: c.Run, Waits: c.Waits, Terms: k.Terms.With(c.Terms), Prefer: k.Prefer}
 	if s.Mount == "" {
 		s.Mount = "/" + name + "/"
 	}
 	if u, err := url.Parse(s.Mount); err != nil || u.Path != s.Mount || !strings.HasPrefix(s.Mount, "/") || !strings.HasSuffix(s.Mount, "/") || strings.Contains(s.Mount, "//") || strings.Contains(s.Mount, "..") {
 		return s, fmt.Errorf("mount %q: a path that begins and ends with a slash", c.Mount)
+	}
+	if len(c.Terms) > 16<<10 {
+		return s, fmt.Errorf("terms: over 16 KiB")
 	}
 	if s.Every < time.Minute {
 		return s, fmt.Errorf("every %s: at least one minute", s.Every)

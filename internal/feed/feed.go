@@ -53,6 +53,7 @@ type Kind struct {
 	New     func(Decode) (Feed, error) // no I/O; ErrConfig for a bad value
 	Floors  map[Class]Strength         // least strength per class; config can raise, never lower
 	Anchors []Anchor                   // vendor keys and roots pinned in this build
+	Terms   Terms                      // what the vendor attaches; none for most
 	Prefer  Class                      // decides how long snapshots wait for a ring: definitions wait hours, the rest days
 }
 

@@ -39,6 +39,7 @@ type Installer struct {
 	Signature   Digest      `json:"signature,omitempty"`    // of an app package's AppxSignature.p7x
 	Entries     []AddRemove `json:"entries,omitempty"`      // in Add/Remove Programs, where they differ from the above
 	Targets     []string    `json:"targets,omitempty"`      // of a patch (msp): product codes that it applies to
+	After       string      `json:"after,omitempty"`        // of a patch: the version that must be installed, or a later one of its line; empty is any
 	Needs       []string    `json:"needs,omitempty"`        // IDs of what must be installed before
 }
 

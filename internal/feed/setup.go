@@ -14,6 +14,7 @@ type Setup struct {
 	Dirs   map[string]string   // named spool and drop directories
 	Run    []string            // a vendor's own update tool, run before each fetch; empty is none
 	Waits  map[string]Duration // ring → wait after acceptance; empty is by class
+	Terms  Terms               // the vendor's, and what the config adds
 	Prefer Class               // class that decides the waits: definition feeds do not wait days
 }
 

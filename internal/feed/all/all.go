@@ -4,11 +4,13 @@ package all
 
 import (
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/adobe"
 	"github.com/hashike/hashike/internal/feed/apt"
 	"github.com/hashike/hashike/internal/feed/chromium"
 	"github.com/hashike/hashike/internal/feed/clamav"
 	"github.com/hashike/hashike/internal/feed/defender"
 	"github.com/hashike/hashike/internal/feed/eset"
+	"github.com/hashike/hashike/internal/feed/intake"
 	"github.com/hashike/hashike/internal/feed/kaspersky"
 	"github.com/hashike/hashike/internal/feed/mozilla"
 	"github.com/hashike/hashike/internal/feed/msix"
@@ -26,11 +28,13 @@ import (
 // Kinds is the table, in the order of the documentation.
 func Kinds() []feed.Kind {
 	return []feed.Kind{
+		adobe.Kind(),
 		apt.Kind(),
 		chromium.Kind(),
 		clamav.Kind(),
 		defender.Kind(),
 		eset.Kind(),
+		intake.Kind(),
 		kaspersky.Kind(),
 		sophos.Kind(),
 		symantec.Kind(),

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/tooldir/tooltest"
 	"github.com/hashike/hashike/internal/format/nup/nuptest"
 )
 
@@ -121,4 +122,8 @@ func flipped(b []byte) []byte {
 	b = bytes.Clone(b)
 	b[bytes.Index(b, []byte("[update_data]"))+40] ^= 1
 	return b
+}
+
+func FuzzRead(f *testing.F) {
+	tooltest.FuzzIndex(f, read, state(f, nuptest.New(f, taken.AddDate(-1, 0, 0)), 2, "nod0.nup").Files, "update.ver")
 }

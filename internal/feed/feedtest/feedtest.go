@@ -141,6 +141,7 @@ func (c *Case) defaults() {
 		c.Quiet = 6
 	}
 	c.Kind.Anchors = c.Trust
+	c.Kind.Terms = feed.Terms{} // accepting them is a person's part: the fetcher has its own test
 }
 
 // isSignature: by its name, a file holds nothing but a signature.

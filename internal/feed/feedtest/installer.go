@@ -55,20 +55,7 @@ func Slack(t testing.TB, b []byte, at int) bool {
 func (p *Publisher) Installer(t testing.TB, properties map[string]string, summary map[int]string) []byte {
 	t.Helper()
 	dir := t.TempDir()
-	run := func(name string, args ...string) {
-		t.Helper()
-		if _, err := exec.LookPath(name); err != nil {
-			if os.Getenv("HASHIKE_CI") == "1" {
-				t.Fatal(err)
-			}
-			t.Skip(name + " is not here")
-		}
-		c := exec.Command(name, args...)
-		c.Dir = dir
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", name, err, out)
-		}
-	}
+	run := func(name string, args ...string) { runTool(t, dir, name, args...) }
 	table := func(name, head string, rows []string) {
 		t.Helper()
 		if err := os.WriteFile(filepath.Join(dir, name+".idt"), []byte(head+strings.Join(rows, "\r\n")+"\r\n"), 0o600); err != nil {
@@ -87,6 +74,28 @@ func (p *Publisher) Installer(t testing.TB, properties map[string]string, summar
 	}
 	rows = append(rows, "9\t{8A69D345-D564-463C-AFF1-A69D9E530F97}", "14\t200", "15\t2")
 	table("_SummaryInformation", "PropertyId\tValue\r\ni2\tl255\r\n_SummaryInformation\tPropertyId\r\n", rows)
+	return p.signed(t, dir)
+}
+
+// runTool runs a program of this machine in dir.
+func runTool(t testing.TB, dir, name string, args ...string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		if os.Getenv("HASHIKE_CI") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(name + " is not here")
+	}
+	c := exec.Command(name, args...)
+	c.Dir = dir
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
+// signed is dir's x.msi under a signature that osslsigncode made.
+func (p *Publisher) signed(t testing.TB, dir string) []byte {
+	t.Helper()
 	key, err := x509.MarshalPKCS8PrivateKey(p.Signer.Key)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +109,7 @@ func (p *Publisher) Installer(t testing.TB, properties map[string]string, summar
 			t.Fatal(err)
 		}
 	}
-	run("osslsigncode", "sign", "-h", "sha256", "-certs", "certs.pem", "-key", "key.pem", "-in", "x.msi", "-out", "signed.msi")
+	runTool(t, dir, "osslsigncode", "sign", "-h", "sha256", "-certs", "certs.pem", "-key", "key.pem", "-in", "x.msi", "-out", "signed.msi")
 	b, err := os.ReadFile(filepath.Join(dir, "signed.msi"))
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/tooldir/tooltest"
 )
 
 var day = time.Date(2026, 11, 20, 3, 15, 0, 0, time.UTC)
@@ -48,3 +49,5 @@ func TestConformance(t *testing.T) {
 		Requests: []feedtest.Request{{Path: "/index/U0607G.XML"}, {Path: "/bases/av/kdb/incomplete.tmp", Status: 404}},
 	}, true))
 }
+
+func FuzzRead(f *testing.F) { tooltest.FuzzIndex(f, read, state(2).Files, "index/u0607g.xml") }

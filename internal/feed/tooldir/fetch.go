@@ -202,7 +202,7 @@ func (f *folder) take(ctx context.Context, dir fs.FS, list []File, prev feed.Con
 		}
 		list[i].Digest, blobs[x.Path] = b.Digest(), b
 	}
-	t, err := newTree(ctx, list, func(p string) (io.ReaderAt, func(), error) {
+	t, err := NewTree(ctx, list, func(p string) (io.ReaderAt, func(), error) {
 		if b, ok := blobs[p]; ok {
 			return b, func() {}, nil
 		}

@@ -18,7 +18,7 @@ func (f *folder) Settings(c feed.Content, base *url.URL) ([]feed.Setting, error)
 	if err != nil {
 		return nil, err
 	}
-	t, err := newTree(context.Background(), m.Files, func(p string) (io.ReaderAt, func(), error) { return openIn(c, p) })
+	t, err := NewTree(context.Background(), m.Files, func(p string) (io.ReaderAt, func(), error) { return openIn(c, p) })
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -99,6 +101,25 @@ func (t *torn) Read(p []byte) (int, error) {
 type sink struct {
 	blobs map[feed.Digest][]byte
 	named map[string]feed.Artifact
+	state string
+}
+
+// A sink is also the snapshot that was made of it.
+func (s *sink) Header() feed.Header { return feed.Header{State: s.state} }
+func (s *sink) Lookup(p string) (feed.Artifact, bool) {
+	a, ok := s.named[p]
+	a.Size = int64(len(s.blobs[a.Digest]))
+	return a, ok
+}
+func (s *sink) Artifacts() iter.Seq2[feed.Artifact, error] {
+	return func(func(feed.Artifact, error) bool) {}
+}
+func (s *sink) Open(p string) (fs.File, error) {
+	a, ok := s.named[p]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return fstest.MapFS{p: &fstest.MapFile{Data: s.blobs[a.Digest]}}.Open(p)
 }
 
 type blob []byte
@@ -141,19 +162,28 @@ func TestTornFolderIsNeverTaken(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
+				last := map[string]string{}
 				for n := 1; ctx.Err() == nil; n++ {
 					whole := map[string]string{"index.ini": fmt.Sprint(n)}
 					for i := range 2 + rnd.IntN(4) {
+						if p := fmt.Sprintf("d/%d.bin", i); last[p] != "" && rnd.IntN(3) == 0 {
+							whole[p] = last[p] // not written again
+							continue
+						}
 						whole[fmt.Sprintf("d/%d.bin", i)] = strings.Repeat(fmt.Sprintf("%d-%d ", n, i), 1+rnd.IntN(3))
 					}
+					same := last
+					last = whole
 					dir.mu.Lock()
 					old := dir.copyNames()
 					generations[fmt.Sprint(n)] = whole
 					dir.mu.Unlock()
-					steps := append(old, slices.Sorted(keys(whole))...)
+					steps := append(old, slices.Sorted(maps.Keys(whole))...)
 					rnd.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
 					for _, p := range steps {
-						if body, ok := whole[p]; ok {
+						if body, ok := whole[p]; ok && same[p] == body {
+							continue
+						} else if ok {
 							dir.put(p, []byte(body[:rnd.IntN(len(body)+1)]))
 							time.Sleep(time.Duration(rnd.Int64N(int64(quiet))))
 							dir.put(p, []byte(body))
@@ -165,9 +195,19 @@ func TestTornFolderIsNeverTaken(t *testing.T) {
 					time.Sleep(time.Duration(rnd.Int64N(int64(6 * quiet))))
 				}
 			}()
+			var held *sink
 			for range 25 {
-				s := &sink{map[feed.Digest][]byte{}, map[string]feed.Artifact{}}
-				_, err := f.Fetch(t.Context(), source{dir}, nil, s)
+				s := &sink{blobs: map[feed.Digest][]byte{}, named: map[string]feed.Artifact{}}
+				var prev feed.Content // what is not new comes from it
+				if held != nil {
+					prev = held
+					maps.Copy(s.blobs, held.blobs)
+				}
+				state, err := f.Fetch(t.Context(), source{dir}, prev, s)
+				if errors.Is(err, feed.ErrUnchanged) {
+					time.Sleep(quiet)
+					continue
+				}
 				if err != nil {
 					if later++; !errors.Is(err, feed.ErrTransient) {
 						t.Error(err)
@@ -176,6 +216,10 @@ func TestTornFolderIsNeverTaken(t *testing.T) {
 					continue
 				}
 				taken++
+				s.state = state
+				if reader.IntN(3) > 0 {
+					held = s
+				}
 				dir.mu.Lock()
 				whole := generations[string(s.blobs[s.named["index.ini"].Digest])]
 				dir.mu.Unlock()
@@ -203,16 +247,6 @@ func (b *busy) copyNames() (out []string) {
 	}
 	slices.Sort(out)
 	return out
-}
-
-func keys(m map[string]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 func TestDecode(t *testing.T) {
@@ -302,7 +336,7 @@ func TestConfig(t *testing.T) {
 func TestStrangeFolders(t *testing.T) {
 	f, _ := plain().feed(Config{Quiet: feed.Duration(minQuiet), Yellow: 1, Red: 1})
 	take := func(dir fs.FS) error {
-		_, err := f.Fetch(t.Context(), source{dir}, nil, &sink{map[feed.Digest][]byte{}, map[string]feed.Artifact{}})
+		_, err := f.Fetch(t.Context(), source{dir}, nil, &sink{blobs: map[feed.Digest][]byte{}, named: map[string]feed.Artifact{}})
 		return err
 	}
 	one := func(names ...string) fstest.MapFS {

@@ -36,7 +36,9 @@ type File struct {
 	Modified time.Time   `json:"modified"` // as the tool left it
 }
 
-func newTree(ctx context.Context, list []File, open func(string) (io.ReaderAt, func(), error)) (*Tree, error) {
+// NewTree makes a tree of listed files; open gives their bytes. ErrUpstream if two
+// names differ in case alone.
+func NewTree(ctx context.Context, list []File, open func(string) (io.ReaderAt, func(), error)) (*Tree, error) {
 	t := &Tree{ctx: ctx, files: make(map[string]File, len(list)), fold: make(map[string]string, len(list)), open: open}
 	for _, f := range list {
 		t.files[f.Path] = f

@@ -17,7 +17,7 @@ func (f *folder) Verify(ctx context.Context, c feed.Content, trust feed.Trust, o
 	if err != nil {
 		return err
 	}
-	tree, err := newTree(ctx, m.Files, func(p string) (io.ReaderAt, func(), error) { return openIn(c, p) })
+	tree, err := NewTree(ctx, m.Files, func(p string) (io.ReaderAt, func(), error) { return openIn(c, p) })
 	if err != nil {
 		return f.untrusted(c, Manifest, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/tooldir/tooltest"
 )
 
 var taken = time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
@@ -42,6 +43,9 @@ func state(t testing.TB, n int, name string) feedtest.State {
 }
 
 func TestConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector has the same driver in kaspersky and eset")
+	}
 	feedtest.Run(t, feedtest.Folder(feedtest.Case{
 		Kind: Kind(), Time: taken,
 		Older: state(t, 1, "avvdat.zip"), Now: state(t, 2, "avvdat.zip"), Newer: state(t, 3, "avvdat.zip"),
@@ -94,4 +98,12 @@ func TestFolderIsWhole(t *testing.T) {
 	if err := take(good.With("avvdat.ini", wide)); err != nil {
 		t.Errorf("an index in UTF-16: %v", err)
 	}
+}
+
+func FuzzSite(f *testing.F) {
+	tooltest.FuzzIndex(f, read, state(f, 2, "avvdat.zip").Files, "SiteStat.xml")
+}
+
+func FuzzDAT(f *testing.F) {
+	tooltest.FuzzIndex(f, read, state(f, 2, "avvdat.zip").Files, "avvdat.ini")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/tooldir/tooltest"
 )
 
 var taken = time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
@@ -31,6 +32,9 @@ func state(t testing.TB, p *feedtest.Publisher, n int, name string) feedtest.Sta
 }
 
 func TestConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector has the same driver in kaspersky and eset")
+	}
 	p, other := feedtest.NewPublisher(t, Use, "Trend Micro", taken), feedtest.NewPublisher(t, Use, "Trend Micro", taken)
 	feedtest.Run(t, feedtest.Folder(feedtest.Case{
 		Kind: Kind(), Time: taken, Trust: []feed.Anchor{p.Anchor},
@@ -74,4 +78,9 @@ func TestServerINI(t *testing.T) {
 	if err := take(good, p.Anchor); err != nil {
 		t.Errorf("an index without a signature: %v", err)
 	}
+}
+
+func FuzzRead(f *testing.F) {
+	p := feedtest.NewPublisher(f, Use, "Trend Micro", taken)
+	tooltest.FuzzIndex(f, read, state(f, p, 2, "pattern/lpt.zip").Files, "au/server.ini")
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/feedtest"
+	"github.com/hashike/hashike/internal/feed/tooldir/tooltest"
 )
 
 var taken = time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
@@ -28,6 +29,9 @@ func state(t testing.TB, n int) feedtest.State {
 }
 
 func TestConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector has the same driver in kaspersky and eset")
+	}
 	feedtest.Run(t, feedtest.Folder(feedtest.Case{
 		Kind: Kind(), Time: taken,
 		Older: state(t, 1), Now: state(t, 2), Newer: state(t, 3),
@@ -47,4 +51,8 @@ func TestTornArchive(t *testing.T) {
 			}
 		}
 	}
+}
+
+func FuzzRead(f *testing.F) {
+	tooltest.FuzzIndex(f, read, state(f, 2).Files, "out/f-secure-updates.zip")
 }

@@ -234,20 +234,28 @@ func decoder(page int) func([]byte) string {
 	}
 }
 
-// summary reads the property set ([MS-OLEPS] §2.21) as far as it is sound.
+// summary takes what Package has of the summary, as far as it is sound.
 func (p *Package) summary(b []byte, decode func([]byte) string) {
+	t := summaryOf(b, decode)
+	p.Subject, p.Author, p.Comments, p.Template = t[3], t[4], t[6], t[7]
+}
+
+// summaryOf reads the texts of a property set ([MS-OLEPS] §2.21) as far as it
+// is sound, by property number.
+func summaryOf(b []byte, decode func([]byte) string) map[uint32]string {
+	out := map[uint32]string{}
 	if len(b) < 48 || le.Uint16(b) != 0xFFFE {
-		return
+		return out
 	}
 	off := int(le.Uint32(b[44:]))
 	if off < 48 || off > len(b)-8 {
-		return
+		return out
 	}
 	set := b[off:]
 	n := min(int(le.Uint32(set[4:])), 64)
 	for i := range n {
 		if len(set) < 16+8*i {
-			return
+			break
 		}
 		id, at := le.Uint32(set[8+8*i:]), int(le.Uint32(set[12+8*i:]))
 		if at < 0 || at > len(set)-8 || le.Uint32(set[at:]) != 30 { // VT_LPSTR
@@ -257,18 +265,9 @@ func (p *Package) summary(b []byte, decode func([]byte) string) {
 		if l < 0 || l > len(set)-8-at {
 			continue
 		}
-		text := strings.TrimRight(decode(set[at+8:at+8+l]), "\x00")
-		switch id {
-		case 3:
-			p.Subject = text
-		case 4:
-			p.Author = text
-		case 6:
-			p.Comments = text
-		case 7:
-			p.Template = text
-		}
+		out[id] = strings.TrimRight(decode(set[at+8:at+8+l]), "\x00")
 	}
+	return out
 }
 
 // Arch is the architecture that the package installs on, as feed.Installer has it.
