@@ -1,6 +1,9 @@
 package feed
 
 import (
+	"bytes"
+	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -144,4 +147,53 @@ func Asked(r *http.Request, base *url.URL) *url.URL {
 		u.Host = r.Host
 	}
 	return &u
+}
+
+// ProbeFiles is the Probe of kinds that serve files under their own paths: it
+// asks a running server for the beginning of each and compares it. One line is
+// told of each file. Errors are do's, or ErrDamaged.
+func ProbeFiles(ctx context.Context, do func(*http.Request) (*http.Response, error), c Content, base *url.URL) ([]string, error) {
+	var told []string
+	for a, err := range c.Artifacts() {
+		if err == nil {
+			err = probeFile(ctx, do, c, a, base)
+		}
+		if err != nil {
+			return told, err
+		}
+		told = append(told, fmt.Sprintf("%s: %d bytes", a.Path, a.Size))
+	}
+	return told, nil
+}
+
+const probed = 512 // bytes
+
+func probeFile(ctx context.Context, do func(*http.Request) (*http.Response, error), c Content, a Artifact, base *url.URL) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath(a.Path).String(), nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Range", fmt.Sprintf("bytes=0-%d", probed-1))
+	res, err := do(req)
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.Path, err)
+	}
+	defer res.Body.Close()
+	got, err := io.ReadAll(io.LimitReader(res.Body, probed+1))
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.Path, err)
+	}
+	f, err := c.Open(a.Path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.Path, err)
+	}
+	defer f.Close()
+	want := make([]byte, min(a.Size, probed))
+	if _, err := io.ReadFull(f, want); err != nil {
+		return fmt.Errorf("%s: %w", a.Path, err)
+	}
+	if res.StatusCode != http.StatusPartialContent || !bytes.Equal(got, want) {
+		return fmt.Errorf("%s: answered %s, not the beginning of what is published: %w", a.Path, res.Status, ErrDamaged)
+	}
+	return nil
 }

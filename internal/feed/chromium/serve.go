@@ -240,60 +240,25 @@ func (f *browsers) forced(base *url.URL) feed.Setting {
 // Probe implements feed.Prober: the beginning of every package, and what
 // browsers are told of extensions.
 func (f *browsers) Probe(ctx context.Context, do func(*http.Request) (*http.Response, error), c feed.Content, base *url.URL) ([]string, error) {
-	var told []string
-	ask := func(u *url.URL, want int) ([]byte, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return nil, err
-		}
-		if want == http.StatusPartialContent {
-			req.Header.Set("Range", "bytes=0-511")
-		}
-		res, err := do(req)
-		if err != nil {
-			return nil, err
-		}
-		defer res.Body.Close()
-		b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
-		if err == nil && res.StatusCode != want {
-			err = fmt.Errorf("%s answered %s: %w", u, res.Status, feed.ErrDamaged)
-		}
-		return b, err
+	told, err := feed.ProbeFiles(ctx, do, c, base)
+	if err != nil || len(f.cfg.Extensions) == 0 {
+		return told, err
 	}
-	for a, err := range c.Artifacts() {
-		if err != nil {
-			return told, err
-		}
-		b, err := ask(base.JoinPath(a.Path), http.StatusPartialContent)
-		if err != nil {
-			return told, err
-		}
-		mine, err := head(c, a.Path, len(b))
-		if err != nil || len(b) == 0 || !bytes.Equal(b, mine) {
-			return told, fmt.Errorf("%s: served bytes are not those published: %w", a.Path, errors.Join(err, feed.ErrDamaged))
-		}
-		told = append(told, fmt.Sprintf("%s: %d bytes", a.Path, a.Size))
-	}
-	if len(f.cfg.Extensions) > 0 {
-		b, err := ask(base.JoinPath(updates), http.StatusOK)
-		if err != nil {
-			return told, err
-		}
-		if mine, err := answers(feed.View{Content: c}, base, nil); err != nil || !bytes.Equal(b, mine) {
-			return told, fmt.Errorf("%s is not what this publication says: %w", updates, errors.Join(err, feed.ErrDamaged))
-		}
-		told = append(told, fmt.Sprintf("%s: %d extensions", updates, bytes.Count(b, []byte("codebase="))))
-	}
-	return told, nil
-}
-
-func head(c feed.Content, p string, n int) ([]byte, error) {
-	f, err := c.Open(p)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath(updates).String(), nil)
 	if err != nil {
-		return nil, err
+		return told, err
 	}
-	defer f.Close()
-	b := make([]byte, n)
-	_, err = io.ReadFull(f, b)
-	return b, err
+	res, err := do(req)
+	if err != nil {
+		return told, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return told, err
+	}
+	if mine, err := answers(feed.View{Content: c}, base, nil); err != nil || res.StatusCode != http.StatusOK || !bytes.Equal(b, mine) {
+		return told, fmt.Errorf("%s is not what this publication says: %w", updates, errors.Join(err, feed.ErrDamaged))
+	}
+	return append(told, fmt.Sprintf("%s: %d extensions", updates, bytes.Count(b, []byte("codebase=")))), nil
 }

@@ -1,7 +1,6 @@
 package intake
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -163,34 +162,9 @@ func (x *Intake) Settings(c feed.Content, base *url.URL) ([]feed.Setting, error)
 	}}, nil
 }
 
-// Probe implements feed.Prober: the beginning of every file.
+// Probe implements feed.Prober.
 func (x *Intake) Probe(ctx context.Context, do func(*http.Request) (*http.Response, error), c feed.Content, base *url.URL) ([]string, error) {
-	var told []string
-	for a, err := range c.Artifacts() {
-		if err != nil {
-			return told, err
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath(a.Path).String(), nil)
-		if err != nil {
-			return told, err
-		}
-		req.Header.Set("Range", "bytes=0-511")
-		res, err := do(req)
-		if err != nil {
-			return told, err
-		}
-		b, err := io.ReadAll(io.LimitReader(res.Body, 1024))
-		res.Body.Close()
-		if err == nil && res.StatusCode != http.StatusPartialContent {
-			err = fmt.Errorf("answered %s", res.Status)
-		}
-		mine, merr := begin(c, a.Path, len(b))
-		if err = errors.Join(err, merr); err != nil || len(b) == 0 || !bytes.Equal(b, mine) {
-			return told, fmt.Errorf("%s: served bytes are not those published: %w", a.Path, errors.Join(err, feed.ErrDamaged))
-		}
-		told = append(told, fmt.Sprintf("%s: %d bytes", a.Path, a.Size))
-	}
-	return told, nil
+	return feed.ProbeFiles(ctx, do, c, base)
 }
 
 func begin(c feed.Content, p string, n int) ([]byte, error) {
