@@ -22,7 +22,7 @@ import (
 
 func (a *app) diodeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "diode", Short: a.cat.T("cmd.diode")}
-	c.AddCommand(a.diodeSendCommand(), a.diodeReceiveCommand(), a.diodeTestCommand())
+	c.AddCommand(a.diodeSendCommand(), a.diodeReceiveCommand(), a.diodeNeedCommand(), a.diodeTestCommand())
 	return c
 }
 
@@ -228,7 +228,7 @@ func (s *station) diodeSend(ctx context.Context, d config.Diode, dirs []string, 
 func (s *station) diodeJobs(l *line, dirs []string, need string, priority int) ([]*diode.Job, error) {
 	var jobs []*diode.Job
 	if need != "" {
-		n, err := readDiodeNeed(need)
+		n, err := s.readDiodeNeed(need)
 		if err != nil {
 			return nil, err
 		}
@@ -269,6 +269,12 @@ func (a *app) diodeReceiveCommand() *cobra.Command {
 	f.receiver(a, c)
 	c.Flags().IntVar(&count, "count", 0, a.cat.T("flag.diodecount"))
 	return c
+}
+
+func (a *app) diodeNeedCommand() *cobra.Command {
+	return &cobra.Command{Use: "need", Short: a.cat.T("cmd.diode.need"), RunE: func(*cobra.Command, []string) error {
+		return a.with("diode need", inside, func(s *station) error { return s.diodeNeed() })
+	}}
 }
 
 // openInlet listens, and says loudly when the kernel gives too small a buffer.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
@@ -77,6 +78,38 @@ func TestDiodeCarriesABundle(t *testing.T) {
 	}
 	w.fails(exitConfig, "H-602", "--data", w.path(outside), "diode", "send", "--need", "ABCD", "--to", at, "--rate", "1M")
 	w.fails(exitConfig, "H-229", "--data", w.path(outside), "diode", "send", w.path("media"), "--need", diode.Need{Session: [8]byte{1}}.String(), "--to", at, "--rate", "1M")
+}
+
+// What did not arrive crosses as text, file or QR code.
+func TestDiodeNeed(t *testing.T) {
+	w := newWorld(t, "")
+	if out := w.inside("diode", "need"); !strings.Contains(out, "ありません") {
+		t.Errorf("without a line: %s", out)
+	}
+	list := diode.Need{Session: [8]byte{1, 2, 3}, Blocks: []diode.Span{{From: 4, To: 9}}}.String()
+	doc, err := json.Marshal(diode.Status{Sessions: []diode.SessionStatus{{Name: "412", ID: "0102030000000000aaaaaaaaaaaaaaaa", Blocks: 10, Have: 5, Need: list}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(w.path(inside, "diode"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.path(inside, "diode", "status.json"), doc, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := w.inside("diode", "need"); !strings.Contains(out, list) {
+		t.Errorf("the list is not shown: %s", out)
+	}
+	page, err := os.ReadFile(w.path(inside, "outbox", "diode-need-0102030000000000.html"))
+	if err != nil || !strings.Contains(string(page), "<svg") || !strings.Contains(string(page), list) {
+		t.Errorf("page: %v", err)
+	}
+	// As a file and as a scanner types it: understood, and about a bundle that is not here.
+	file := w.path(inside, "outbox", "diode-need-0102030000000000.txt")
+	w.fails(exitConfig, "H-229", "--data", w.path(outside), "diode", "send", "--need", file, "--to", "127.0.0.1:9", "--rate", "1M")
+	if _, errs, code := w.run(strings.ReplaceAll(list, " ", "")+"\r\n", "--data", w.path(outside), "diode", "send", "--need", "-", "--to", "127.0.0.1:9", "--rate", "1M"); code != exitConfig || !strings.Contains(errs, "H-229") {
+		t.Errorf("scanned: exit %d\n%s", code, errs)
+	}
 }
 
 // waitBound waits until somebody listens.

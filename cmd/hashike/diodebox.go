@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,9 +59,16 @@ func bundlesIn(box string) []string {
 	return out
 }
 
-// readDiodeNeed reads a list from a file or as typed.
-func readDiodeNeed(text string) (diode.Need, error) {
-	if st, err := os.Stat(text); err == nil && st.Mode().IsRegular() && st.Size() < 1<<20 {
+// readDiodeNeed reads a list from a file, from standard input ("-", a scanner
+// that types), or as typed.
+func (s *station) readDiodeNeed(text string) (diode.Need, error) {
+	if text == "-" {
+		b, err := io.ReadAll(io.LimitReader(s.in, 1<<20))
+		if err != nil {
+			return diode.Need{}, err
+		}
+		text = string(b)
+	} else if st, err := os.Stat(text); err == nil && st.Mode().IsRegular() && st.Size() < 1<<20 {
 		b, err := os.ReadFile(text)
 		if err != nil {
 			return diode.Need{}, err
@@ -74,9 +82,38 @@ func readDiodeNeed(text string) (diode.Need, error) {
 	return n, nil
 }
 
+// diodeNeed writes what bundles on their way lack, for the outside.
+func (s *station) diodeNeed() error {
+	st, err := diode.ReadStatus(s.diodeDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	any := false
+	for _, o := range st.Sessions {
+		if o.Need == "" {
+			continue
+		}
+		any = true
+		name := "diode-need-" + o.ID[:min(16, len(o.ID))]
+		fmt.Fprintln(s.out, s.cat.T("diode.open", o.Name, o.Have, o.Blocks))
+		fmt.Fprintln(s.out, s.cat.T("diode.need", o.Need))
+		if err := durable.WriteFile(filepath.Join(s.dir.Outbox(), name+".txt"), []byte(o.Need+"\r\n")); err != nil {
+			return err
+		}
+		p := codePage{Title: s.cat.T("diode.need.title"), Head: s.cat.T("diode.open", o.Name, o.Have, o.Blocks), Text: o.Need, How: s.cat.T("diode.need.how")}
+		if err := s.writeCodes(p, []string{strings.ReplaceAll(o.Need, " ", "")}, name+".html", s.out); err != nil {
+			return err
+		}
+	}
+	if !any {
+		fmt.Fprintln(s.out, s.cat.T("diode.need.none"))
+	}
+	return nil
+}
+
 // handNeed leaves a list for the service that has the line.
 func (s *station) handNeed(text string) error {
-	n, err := readDiodeNeed(text)
+	n, err := s.readDiodeNeed(text)
 	if err != nil {
 		return err
 	}
@@ -197,7 +234,7 @@ func (b *box) look(ctx context.Context) {
 	}
 	lists, _ := filepath.Glob(filepath.Join(b.s.diodeBox(), "*.txt"))
 	for _, at := range lists {
-		n, err := readDiodeNeed(at)
+		n, err := b.s.readDiodeNeed(at)
 		var j *diode.Job
 		if err == nil {
 			j, err = b.s.answer(b.l, n, bundlesIn(b.s.diodeBox()))

@@ -527,7 +527,9 @@ func TestWrongContent(t *testing.T) {
 		t.Fatalf("%+v", g.r.Status())
 	}
 	os.WriteFile(at, right, 0o644)
-	send(t, a, o, job(t, src, small(), 1))
+	// Shards of the wrong content that came after it was found out may spoil a
+	// block once more: then that one waits for the pass after.
+	send(t, a, o, job(t, src, small(), 4))
 	a.over()
 	same(t, src, g.wait())
 }

@@ -27,7 +27,7 @@ const (
 	maxNeed     = 64 << 10
 	// MaxSpans is how many ranges a list names; the narrowest gaps between more
 	// are asked for too.
-	MaxSpans = 60
+	MaxSpans = 50
 )
 
 // ErrNeed is a list that was mistyped.
