@@ -199,32 +199,40 @@ func (r *fetch) edgePackages(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list of Edge: %w", err)
 	}
-	var products []struct {
-		Product  string
-		Releases []release
-	}
-	if err := json.Unmarshal(bytes.TrimPrefix(res.Body, []byte("\xef\xbb\xbf")), &products); err != nil {
-		return upstream("list of Edge", err)
-	}
 	for _, arch := range slices.Sorted(slices.Values(r.cfg.Edge)) {
-		var best release
-		var top int64 = -1
-		for _, p := range products {
-			for _, x := range p.Releases {
-				v, ok := parseVersion(x.ProductVersion)
-				if ok && p.Product == r.cfg.EdgeChannel && x.Platform == "Windows" && strings.EqualFold(x.Architecture, arch) && v.order() > top {
-					best, top = x, v.order()
-				}
-			}
-		}
-		if top < 0 {
-			return upstream("list of Edge", fmt.Errorf("nothing for %s, Windows %s", r.cfg.EdgeChannel, arch))
+		best, err := newestEdge(res.Body, r.cfg.EdgeChannel, arch)
+		if err != nil {
+			return upstream("list of Edge", err)
 		}
 		if err := r.edgePackage(ctx, arch, best); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// newestEdge is the newest release for Windows in Edge's list.
+func newestEdge(list []byte, channel, arch string) (best release, err error) {
+	var products []struct {
+		Product  string
+		Releases []release
+	}
+	if err := json.Unmarshal(bytes.TrimPrefix(list, []byte("\xef\xbb\xbf")), &products); err != nil {
+		return best, err
+	}
+	top := int64(-1)
+	for _, p := range products {
+		for _, x := range p.Releases {
+			v, ok := parseVersion(x.ProductVersion)
+			if ok && p.Product == channel && x.Platform == "Windows" && strings.EqualFold(x.Architecture, arch) && v.order() > top {
+				best, top = x, v.order()
+			}
+		}
+	}
+	if top < 0 {
+		return best, fmt.Errorf("nothing for %s, Windows %s", channel, arch)
+	}
+	return best, nil
 }
 
 func (r *fetch) edgePackage(ctx context.Context, arch string, x release) error {
@@ -295,36 +303,42 @@ func (r *fetch) extension(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("extension %s: %w", id, err)
 	}
-	var g gupdate
-	if err := xml.Unmarshal(res.Body, &g); err != nil {
+	version, codebase, err := updateOf(res.Body, id)
+	if err != nil {
 		return upstream("extension "+id, err)
+	}
+	f := file{product: "extensions", id: id, version: version}
+	if r.prev != nil {
+		if a, ok := r.prev.Lookup(f.path()); ok {
+			r.files[a.Path] = a
+			return nil
+		}
+	}
+	blob, err := r.dst.Load(ctx, feed.Request{URL: r.store.ResolveReference(codebase).String(), Limit: crx.MaxSize}, feed.Want{})
+	if err != nil {
+		return replaced(f, err)
+	}
+	r.add(f, blob)
+	return nil
+}
+
+// updateOf reads what the update service says of one extension.
+func updateOf(answer []byte, id string) (version string, codebase *url.URL, err error) {
+	var g gupdate
+	if err := xml.Unmarshal(answer, &g); err != nil {
+		return "", nil, err
 	}
 	for _, app := range g.Apps {
 		if app.ID != id || app.Check.Codebase == "" {
 			continue
 		}
 		if !crx.ValidVersion(app.Check.Version) {
-			return upstream("extension "+id, fmt.Errorf("version %.40q", app.Check.Version))
+			return "", nil, fmt.Errorf("version %.40q", app.Check.Version)
 		}
-		f := file{product: "extensions", id: id, version: app.Check.Version}
-		if r.prev != nil {
-			if a, ok := r.prev.Lookup(f.path()); ok {
-				r.files[a.Path] = a
-				return nil
-			}
-		}
-		at, err := url.Parse(app.Check.Codebase)
-		if err != nil {
-			return upstream("extension "+id, err)
-		}
-		blob, err := r.dst.Load(ctx, feed.Request{URL: r.store.ResolveReference(at).String(), Limit: crx.MaxSize}, feed.Want{})
-		if err != nil {
-			return replaced(f, err)
-		}
-		r.add(f, blob)
-		return nil
+		codebase, err = url.Parse(app.Check.Codebase)
+		return app.Check.Version, codebase, err
 	}
-	return upstream("extension "+id, errors.New("the service does not know it"))
+	return "", nil, errors.New("the service does not know it")
 }
 
 // older keeps earlier versions of what is still configured.
