@@ -51,7 +51,7 @@ const (
 
 // publisher signs: the name of today, and that of files until 2018.
 func publisher() verifier.Publisher {
-	return verifier.Publisher{Roots: use, Names: []string{"Adobe Inc.", "Adobe Systems Incorporated", "Adobe Systems, Incorporated"}}
+	return verifier.Publisher{Roots: use, Names: []string{"Adobe Inc.", "Adobe Systems Incorporated"}}
 }
 
 // Kind is the table entry.
