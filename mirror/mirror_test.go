@@ -20,7 +20,7 @@ import (
 )
 
 // fake is a kind that serves a plain tree, with every ability the mirror asks for.
-type fake struct{ derives bool }
+type fake struct{}
 
 func (fake) Fetch(context.Context, feed.Upstream, feed.Content, feed.Sink) (string, error) {
 	return "", feed.ErrUnchanged

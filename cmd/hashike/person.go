@@ -106,19 +106,6 @@ func (s *station) ask(command, account string) error {
 // who names the actor in documents other than the audit log.
 func (s *station) who() string { return s.actor.String() }
 
-// require refuses an act that belongs to a role, where anybody here has that role.
-// A side without such a person is not locked out; the log shows who acted.
-func (s *station) require(r people.Role) error {
-	var holders []people.Person
-	if err := s.db.View(func(tx state.Tx) (err error) { holders, err = people.Holders(tx, r); return err }); err != nil {
-		return err
-	}
-	if len(holders) == 0 || slices.ContainsFunc(holders, func(p people.Person) bool { return p.Name == s.actor.Person }) {
-		return nil
-	}
-	return feed.NewFault(fmt.Errorf("%s is not registered as %s: %w", s.who(), r, feed.ErrHeld), "H-645", "name", s.who(), "role", string(r))
-}
-
 // prompt asks one line on the terminal.
 func (a *app) prompt(question string) (string, error) {
 	fmt.Fprint(a.err, question)

@@ -16,7 +16,6 @@ type bars struct {
 	bar   *progressbar.ProgressBar
 	label string
 	last  map[string]int64
-	total int64
 }
 
 func (a *app) progress() *bars { return &bars{app: a, on: a.terminal(), last: map[string]int64{}} }

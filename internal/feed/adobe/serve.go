@@ -3,7 +3,6 @@ package adobe
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -236,14 +235,4 @@ func (f *acrobat) Settings(c feed.Content, base *url.URL) ([]feed.Setting, error
 // Probe implements feed.Prober.
 func (f *acrobat) Probe(ctx context.Context, do func(*http.Request) (*http.Response, error), c feed.Content, base *url.URL) ([]string, error) {
 	return feed.ProbeFiles(ctx, do, c, base)
-}
-
-func head(c feed.Content, p string, into []byte) error {
-	h, err := open(c, p)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	_, err = io.ReadFull(h, into)
-	return err
 }

@@ -230,7 +230,6 @@ type moving struct {
 	step    func(entry int) bool
 	entries int
 	added   map[string]feed.Digest
-	blobs   map[feed.Digest][]byte
 }
 
 type blob []byte

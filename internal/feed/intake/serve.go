@@ -166,14 +166,3 @@ func (x *Intake) Settings(c feed.Content, base *url.URL) ([]feed.Setting, error)
 func (x *Intake) Probe(ctx context.Context, do func(*http.Request) (*http.Response, error), c feed.Content, base *url.URL) ([]string, error) {
 	return feed.ProbeFiles(ctx, do, c, base)
 }
-
-func begin(c feed.Content, p string, n int) ([]byte, error) {
-	f, err := c.Open(p)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b := make([]byte, n)
-	_, err = io.ReadFull(f, b)
-	return b, err
-}

@@ -18,12 +18,11 @@ import (
 // and its reader (winget-cli, src/AppInstallerRepositoryCore/Rest and
 // CompositeSource.cpp), not from our server. It refuses what that refuses.
 type client struct {
-	t       *testing.T
-	h       func(*http.Request) *httptest.ResponseRecorder
-	base    string
-	knows   []string // contract versions
-	speaks  string
-	headers http.Header
+	t      *testing.T
+	h      func(*http.Request) *httptest.ResponseRecorder
+	base   string
+	knows  []string // contract versions
+	speaks string
 }
 
 var errNone = errors.New("no package found")
