@@ -199,22 +199,20 @@ func decodeNeed(b []byte) (Need, bool) {
 }
 
 // repair turns the options into those of the bundle that answers a need list:
-// the state of that bundle, and of its blobs exactly those listed.
+// the state of that bundle, and of its blobs exactly those listed. A base that
+// says the bundle arrived whole is no reason to refuse: blobs rot after their
+// receipt, and a base set by word may be wrong. Only a need list says what lacks.
 func (o *PackOptions) repair() (map[sum]struct{}, error) {
 	var p, base Packed
-	var ok, newer bool
+	var ok bool
 	err := o.DB.View(func(tx state.Tx) error {
 		var err error
 		if p, ok, err = PackedAs(tx, o.Need.Number); err != nil || !ok {
 			return err
 		}
 		if p.Base != 0 {
-			if base, _, err = PackedAs(tx, p.Base); err != nil {
-				return err
-			}
+			base, _, err = PackedAs(tx, p.Base)
 		}
-		have, known, err := Base(tx, p.Sites)
-		newer = known && have.Number >= o.Need.Number
 		return err
 	})
 	switch {
@@ -222,8 +220,6 @@ func (o *PackOptions) repair() (map[sum]struct{}, error) {
 		return nil, err
 	case !ok || !bytes.Equal(p.Set.Sum()[:needTag], o.Need.set[:]):
 		return nil, feed.NewFault(fmt.Errorf("bundle %d of the need list was not made here: %w", o.Need.Number, feed.ErrConfig), "H-205", "name", fmt.Sprint(o.Need.Number))
-	case newer:
-		return nil, fmt.Errorf("the need list is of bundle %d, which the inside has confirmed as whole since: %w", o.Need.Number, feed.ErrConfig)
 	}
 	o.Base, o.Others, o.Feeds, o.Sites = nil, nil, nil, p.Sites
 	o.repairs = &BaseRef{p.Number, p.Set}
