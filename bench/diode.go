@@ -136,35 +136,55 @@ type lineDoc struct {
 	} `json:"done"`
 }
 
-// cross sends a directory once and compares what arrived. stop is called with
-// the receiver now and then; it may replace it.
-func (o *oneway) cross(dir string, stop func(*server) (*server, error), args ...string) (transfer, error) {
+// ends are the two programs of a crossing; a disturbance may replace them.
+type ends struct {
+	in, out       *server
+	receive, send func() (*server, error)
+}
+
+// disturbance is what happens to a crossing. late is how long after the sender
+// the receiver starts.
+type disturbance struct {
+	name   string
+	late   time.Duration
+	passes int // more of them than without
+	during func(*ends) error
+}
+
+// cross sends a directory once and compares what arrived.
+func (o *oneway) cross(dir string, d disturbance, args ...string) (transfer, error) {
 	var t transfer
-	for _, d := range []string{"diode", "inbox"} {
-		if err := os.RemoveAll(o.path("inside", d)); err != nil {
+	for _, gone := range []string{"diode", "inbox"} {
+		if err := os.RemoveAll(o.path("inside", gone)); err != nil {
 			return t, err
 		}
 	}
-	receive := func() (*server, error) {
-		s, err := startServer(o.command(o.in, "inside", "diode", "receive", "--listen", diodeAt, "--count", "1"))
-		time.Sleep(600 * time.Millisecond)
-		return s, err
+	e := &ends{
+		receive: func() (*server, error) {
+			return startServer(o.command(o.in, "inside", "diode", "receive", "--listen", diodeAt, "--count", "1"))
+		},
+		send: func() (*server, error) {
+			return startServer(o.command(o.out, "outside", append([]string{"diode", "send", dir, "--to", diodeAt}, args...)...))
+		},
 	}
-	in, err := receive()
-	if err != nil {
+	first, second, gap := func() (err error) { e.in, err = e.receive(); return }, func() (err error) { e.out, err = e.send(); return }, 600*time.Millisecond
+	if d.late > 0 {
+		first, second, gap = second, first, d.late
+	}
+	if err := first(); err != nil {
 		return t, err
 	}
-	peak := watch(in.cmd.Process.Pid)
-	out, err := startServer(o.command(o.out, "outside", append([]string{"diode", "send", dir, "--to", diodeAt}, args...)...))
-	if err != nil {
-		in.stop()
+	time.Sleep(gap)
+	if err := second(); err != nil {
 		return t, err
 	}
-	if stop != nil {
-		if in, err = stop(in); err != nil {
+	peak := watch(e.in.cmd.Process.Pid)
+	if d.during != nil {
+		if err := d.during(e); err != nil {
 			return t, err
 		}
 	}
+	in, out := e.in, e.out
 	if err := out.cmd.Wait(); err != nil {
 		in.stop()
 		return t, fmt.Errorf("%w\n%s", err, out.out)
@@ -184,15 +204,15 @@ func (o *oneway) cross(dir string, stop func(*server) (*server, error), args ...
 	if err != nil {
 		return t, err
 	}
-	var d lineDoc
-	if err := json.Unmarshal(b, &d); err != nil {
+	var line lineDoc
+	if err := json.Unmarshal(b, &line); err != nil {
 		return t, err
 	}
-	t.lost, t.drops = d.Lost, d.Drops
-	if len(d.Done) == 0 {
+	t.lost, t.drops = line.Lost, line.Drops
+	if len(line.Done) == 0 {
 		return t, nil
 	}
-	f := d.Done[0]
+	f := line.Done[0]
 	t.bytes, t.received, t.durable = f.Bytes, f.Whole.Sub(f.Since).Seconds(), f.At.Sub(f.Since).Seconds()
 	if err := sh("diff", "-r", dir, o.path("inside", "inbox", "diode-"+f.ID)); err != nil {
 		return t, fmt.Errorf("what arrived is another: %w", err)
@@ -234,7 +254,7 @@ func oneWay(l *lab) error {
 		var g, drops, cpuOut, cpuIn, peak, lost spread
 		whole := 0
 		for range l.runs {
-			t, err := o.cross(content, nil, "--rate", rate, "--profile", fmt.Sprintf("%d+%d", k, p), "--passes", strconv.Itoa(passes))
+			t, err := o.cross(content, disturbance{}, "--rate", rate, "--profile", fmt.Sprintf("%d+%d", k, p), "--passes", strconv.Itoa(passes))
 			if err != nil {
 				return err
 			}
@@ -265,7 +285,7 @@ func oneWay(l *lab) error {
 		{"20,000 files", small, "1G", 1000, 5, 224, 32, 1, "off"},
 		{"500 MiB", large, "2500M", 2500, 0, 224, 32, 1, "on"},
 		{"500 MiB", large, "4G", 4000, 0, 224, 32, 1, "on"},
-		{"500 MiB", large, "2500M", 2500, 1, 224, 32, 1, "on"},
+		{"500 MiB", large, "3200M", 3200, 1, 224, 32, 1, "on"},
 		{"500 MiB", large, "2500M", 2500, 5, 192, 64, 1, "on"}, // here a lost packet is a whole batch
 		{"500 MiB", large, "2G", 2000, 5, 224, 32, 1, "off"},
 	} {
@@ -345,6 +365,59 @@ func (o *oneway) udpcastOnce(file string, size int64, rate, fec string) (float64
 	return float64(size) * 8 / took / 1e6, nil
 }
 
+// sideRoad adds a second wire between the namespaces, narrow and with a queue:
+// of the packets, so many of a hundred go that way and arrive up to 100 ms late,
+// behind thousands that were sent after them; as many others arrive twice.
+func (o *oneway) sideRoad(percent int, mbit int) error {
+	return errors.Join(
+		o.within(o.out, "ip", "link", "add", "vs2", "address", "02:00:00:00:00:03", "type", "veth", "peer", "name", "vr2", "address", "02:00:00:00:00:04", "netns", o.in),
+		o.within(o.out, "ip", "link", "set", "vs2", "up"),
+		o.within(o.in, "ip", "link", "set", "vr2", "up"),
+		o.within(o.in, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.vr2.rp_filter=0"),
+		o.within(o.out, "ethtool", "-K", "vs2", "tx-udp-segmentation", "off"),
+		o.within(o.out, "tc", "qdisc", "add", "dev", "vs2", "root", "tbf", "rate", fmt.Sprintf("%dmbit", mbit), "burst", "32kb", "latency", "100ms"),
+		o.within(o.out, "ip", "neigh", "replace", "192.0.2.2", "lladdr", "02:00:00:00:00:04", "nud", "permanent", "dev", "vs2"),
+		o.within(o.out, "ip", "route", "add", "192.0.2.2/32", "dev", "vs2", "table", "7"),
+		o.within(o.out, "ip", "rule", "add", "fwmark", "7", "lookup", "7"),
+		o.within(o.out, "nft", fmt.Sprintf("add table ip road; add chain ip road late { type route hook output priority mangle; }; add chain ip road twice { type filter hook output priority 10; };"+
+			"add rule ip road late udp dport 7400 numgen random mod 100 < %d meta mark set 7 counter;"+
+			"add rule ip road twice udp dport 7400 numgen random mod 100 < %d counter dup to 192.0.2.2 device vs", percent, percent)))
+}
+
+// trouble is what the runs go through by turns, besides loss.
+func (o *oneway) trouble(rng *rand.Rand) []disturbance {
+	pause := func(least, most int) {
+		time.Sleep(time.Duration(least+rng.IntN(most-least)) * time.Millisecond)
+	}
+	return []disturbance{
+		{name: "none"},
+		{name: "receiver stalls of 100 ms", during: func(e *ends) error {
+			for range 5 {
+				pause(200, 500)
+				e.in.cmd.Process.Signal(syscall.SIGSTOP)
+				time.Sleep(100 * time.Millisecond)
+				e.in.cmd.Process.Signal(syscall.SIGCONT)
+			}
+			return nil
+		}},
+		{name: "receiver killed, started again", passes: 2, during: func(e *ends) (err error) {
+			pause(500, 4000)
+			e.in.cmd.Process.Kill()
+			e.in.cmd.Wait()
+			e.in, err = e.receive()
+			return err
+		}},
+		{name: "sender killed, started again", during: func(e *ends) (err error) {
+			pause(500, 4000)
+			e.out.cmd.Process.Kill()
+			e.out.cmd.Wait()
+			e.out, err = e.send()
+			return err
+		}},
+		{name: "receiver starts late", passes: 1, late: time.Duration(500+rng.IntN(3000)) * time.Millisecond},
+	}
+}
+
 // oneWayRuns repeats transfers and counts those that are identical.
 func oneWayRuns(l *lab) error {
 	dir, clean := l.temp("diode")
@@ -354,7 +427,7 @@ func oneWayRuns(l *lab) error {
 		return err
 	}
 	defer o.close()
-	if err := o.segmentation("off"); err != nil {
+	if err := errors.Join(o.segmentation("off"), o.sideRoad(2, 14)); err != nil {
 		return err
 	}
 	content, err := o.content("content", int64(l.of(500))<<20, l.of(20_000), uint64(l.seed))
@@ -366,56 +439,44 @@ func oneWayRuns(l *lab) error {
 		n = 200
 	}
 	rng := rand.New(rand.NewPCG(uint64(l.seed), 1))
+	fmt.Fprintln(l.out, "600 Mbit/s on the wire; in all runs 2 % of the packets arrive up to 100 ms late and 2 % twice")
 	l.head("loss %", "code, passes", "disturbance", "identical")
 	type setting struct{ loss, k, p, passes int }
 	whole, tried := map[string]int{}, map[string]int{}
 	var order []string
+	all := 0
 	for i := range n {
 		s := []setting{{0, 224, 32, 1}, {1, 216, 40, 1}, {5, 216, 40, 1}, {5, 224, 32, 2}, {10, 192, 64, 1}}[i%5]
-		how, disturb := "none", func(in *server) (*server, error) { return in, nil }
-		switch {
-		case i/5%3 == 1:
-			how = "receiver stalls of 100 ms"
-			disturb = func(in *server) (*server, error) {
-				for range 5 {
-					time.Sleep(time.Duration(200+rng.IntN(300)) * time.Millisecond)
-					in.cmd.Process.Signal(syscall.SIGSTOP)
-					time.Sleep(100 * time.Millisecond)
-					in.cmd.Process.Signal(syscall.SIGCONT)
-				}
-				return in, nil
-			}
-		case i/5%3 == 2:
-			how, s.passes = "receiver killed, started again", s.passes+2
-			disturb = func(in *server) (*server, error) {
-				time.Sleep(time.Duration(500+rng.IntN(1500)) * time.Millisecond)
-				in.cmd.Process.Kill()
-				in.cmd.Wait()
-				return startServer(o.command(o.in, "inside", "diode", "receive", "--listen", diodeAt, "--count", "1"))
-			}
-		}
+		d := o.trouble(rng)[i/5%5]
+		s.passes += d.passes
 		if err := o.lose(s.loss); err != nil {
 			return err
 		}
-		t, err := o.cross(content, disturb, "--rate", "600M", "--profile", fmt.Sprintf("%d+%d", s.k, s.p), "--passes", strconv.Itoa(s.passes))
+		t, err := o.cross(content, d, "--rate", "600M", "--profile", fmt.Sprintf("%d+%d", s.k, s.p), "--passes", strconv.Itoa(s.passes))
 		if err != nil {
 			return err
 		}
-		key := fmt.Sprintf("%d | %d+%d, %d | %s", s.loss, s.k, s.p, s.passes, how)
+		key := fmt.Sprintf("%d | %d+%d, %d | %s", s.loss, s.k, s.p, s.passes, d.name)
 		if tried[key]++; tried[key] == 1 {
 			order = append(order, key)
 		}
 		if t.ok {
 			whole[key]++
+			all++
+		} else {
+			fmt.Fprintf(os.Stderr, "run %d (%s) is not whole: %d lost, %d dropped by the kernel\n", i+1, key, t.lost, t.drops)
+		}
+		if (i+1)%10 == 0 {
+			fmt.Fprintf(os.Stderr, "%d of %d runs identical\n", all, i+1)
 		}
 	}
-	all := 0
 	for _, k := range order {
 		l.row(k, fmt.Sprintf("%d of %d", whole[k], tried[k]))
-		all += whole[k]
 	}
 	l.row("all", "", "", fmt.Sprintf("%d of %d", all, n))
-	return nil
+	rules, err := exec.Command("ip", "netns", "exec", o.out, "nft", "list", "table", "ip", "road").Output()
+	fmt.Fprintf(l.out, "\nBatches that took the side road, and that were sent twice:\n\n%s", rules)
+	return err
 }
 
 // oneWaySoak sends bundle after bundle and watches the receiver's memory.

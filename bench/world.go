@@ -28,7 +28,7 @@ func newWorld(l *lab, dir string, v vendor) (*world, error) {
 		return nil, err
 	}
 	w.v = v
-	roots, err := filepath.Glob(w.path("outside", "keys", "offline", "*"))
+	roots, err := filepath.Glob(w.path("envelopes", "root-key-*.txt"))
 	if err != nil || len(roots) < 2 {
 		return nil, fmt.Errorf("root keys: %v %v", roots, err)
 	}

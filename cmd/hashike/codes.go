@@ -21,6 +21,7 @@ var codesHTML string
 type codePage struct {
 	Lang, Side, Title, Head, Text, How string
 	Codes                              []pageCode
+	Notes                              []string // below the codes
 }
 
 type pageCode struct {
@@ -80,6 +81,6 @@ func shortened(text string) string {
 
 // receiptPage prints the receipt code.
 func (s *station) receiptPage(r packager.Shown, out io.Writer) error {
-	return s.writeCodes(codePage{Title: s.cat.T("receipt.title"), Head: s.cat.T("receipt.head", r.Number), Text: r.Code, How: s.cat.T("receipt.scan")},
+	return s.writeCodes(codePage{Title: s.cat.T("receipt.title"), Head: s.cat.T("receipt.head", r.Number), Text: r.Code, How: s.cat.T("receipt.scan"), Notes: s.lineWords(s.lineStatus())},
 		[]string{strings.ReplaceAll(r.Code, " ", "")}, fmt.Sprintf("receipt-%05d.html", r.Number), out)
 }

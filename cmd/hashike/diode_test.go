@@ -76,6 +76,20 @@ func TestDiodeCarriesABundle(t *testing.T) {
 	if out := w.inside("status"); !strings.Contains(out, "一方向装置: 最後に届いた日時") {
 		t.Errorf("status:\n%s", out)
 	}
+	// The receipt tells the outside what it cannot see: how the line does.
+	if out := w.inside("receipt", "show"); !strings.Contains(out, "速度") || !strings.Contains(out, "届いたパケット") {
+		t.Errorf("receipt:\n%s", out)
+	}
+	var doc struct {
+		Line struct{ Packets, Lost int64 }
+	}
+	if err := json.Unmarshal([]byte(w.inside("receipt", "show", "--json")), &doc); err != nil || doc.Line.Packets < 100 {
+		t.Errorf("receipt: %v, %+v", err, doc)
+	}
+	page, err := os.ReadFile(w.path(inside, "outbox", "receipt-00001.html"))
+	if err != nil || !strings.Contains(string(page), "失われたパケット") {
+		t.Errorf("receipt's page: %v", err)
+	}
 	w.fails(exitConfig, "H-602", "--data", w.path(outside), "diode", "send", "--need", "ABCD", "--to", at, "--rate", "1M")
 	w.fails(exitConfig, "H-229", "--data", w.path(outside), "diode", "send", w.path("media"), "--need", diode.Need{Session: [8]byte{1}}.String(), "--to", at, "--rate", "1M")
 }

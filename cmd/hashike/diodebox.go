@@ -294,12 +294,8 @@ func (s *station) printLine() {
 	if s.side != inside || l == nil {
 		return
 	}
-	if !l.Silent.IsZero() {
-		fmt.Fprintln(s.out, s.cat.T("diode.silent", i18n.Date(l.Silent, s.cat.Language())))
-	}
-	fmt.Fprintln(s.out, s.cat.T("diode.status", i18n.Date(l.Last, s.cat.Language()), fmt.Sprintf("%.1f", l.Rate/1e6), fmt.Sprintf("%.2f%%", l.Loss*100), l.Drops, l.Foreign))
-	if l.Problem != "" {
-		fmt.Fprintln(s.out, s.cat.T("diode.problem", l.Problem))
+	for _, words := range s.lineWords(l) {
+		fmt.Fprintln(s.out, words)
 	}
 	for _, o := range slices.Clone(l.Open) {
 		fmt.Fprintln(s.out, s.cat.T("diode.open", o.Name, o.Have, o.Blocks))
@@ -307,4 +303,21 @@ func (s *station) printLine() {
 			fmt.Fprintln(s.out, s.cat.T("diode.need", o.Need))
 		}
 	}
+}
+
+// lineWords says how the line does: in "status", and on the receipt, by which
+// the outside learns what it cannot see.
+func (s *station) lineWords(l *mirror.Line) (words []string) {
+	if l == nil {
+		return nil
+	}
+	if !l.Silent.IsZero() {
+		words = append(words, s.cat.T("diode.silent", i18n.Date(l.Silent, s.cat.Language())))
+	}
+	words = append(words, s.cat.T("diode.status", i18n.Date(l.Last, s.cat.Language()), fmt.Sprintf("%.1f", l.Rate/1e6), fmt.Sprintf("%.2f%%", l.Loss*100), l.Drops, l.Foreign),
+		s.cat.T("diode.counted", l.Packets, l.Lost, l.Rebuilt))
+	if l.Problem != "" {
+		words = append(words, s.cat.T("diode.problem", l.Problem))
+	}
+	return words
 }

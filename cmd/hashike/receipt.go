@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/mirror"
 	"github.com/hashike/hashike/packager"
 )
 
@@ -23,10 +25,18 @@ func (a *app) receiptCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			line := s.lineStatus()
 			if asJSON {
-				return json.NewEncoder(a.out).Encode(map[string]any{"code": strings.ReplaceAll(r.Code, " ", ""), "bundle": r.Number})
+				doc := map[string]any{"code": strings.ReplaceAll(r.Code, " ", ""), "bundle": r.Number}
+				if line != nil {
+					doc["line"] = lineJSON(line)
+				}
+				return json.NewEncoder(a.out).Encode(doc)
 			}
 			fmt.Fprintln(a.out, a.cat.T("receipt.code", r.Number, r.Code))
+			for _, words := range s.lineWords(line) {
+				fmt.Fprintln(a.out, words)
+			}
 			return s.receiptPage(r, a.out)
 		})
 	}}
@@ -46,6 +56,17 @@ func (a *app) receiptCommand() *cobra.Command {
 	enter.Flags().StringVar(&from, "from", "", a.cat.T("flag.returnfrom"))
 	c.AddCommand(show, enter)
 	return c
+}
+
+// lineJSON is the diode's state for programs; the counters count since the
+// receiver's start, kernel_drops is -1 where the kernel does not say.
+func lineJSON(l *mirror.Line) map[string]any {
+	doc := map[string]any{"packets": l.Packets, "lost": l.Lost, "loss_last_minute": l.Loss, "bits_per_second": l.Rate, "kernel_drops": l.Drops,
+		"blocks_rebuilt": l.Rebuilt, "silent": !l.Silent.IsZero()}
+	if !l.Last.IsZero() {
+		doc["last_packet"] = l.Last.UTC().Format(time.RFC3339)
+	}
+	return doc
 }
 
 // missing counts the blobs that a state lacks here.
