@@ -400,7 +400,7 @@ func (o *oneway) trouble(rng *rand.Rand) []disturbance {
 			}
 			return nil
 		}},
-		{name: "receiver killed, started again", passes: 2, during: func(e *ends) (err error) {
+		{name: "receiver killed, started again", passes: 1, during: func(e *ends) (err error) {
 			pause(500, 4000)
 			e.in.cmd.Process.Kill()
 			e.in.cmd.Wait()
@@ -427,7 +427,7 @@ func oneWayRuns(l *lab) error {
 		return err
 	}
 	defer o.close()
-	if err := errors.Join(o.segmentation("off"), o.sideRoad(2, 14)); err != nil {
+	if err := errors.Join(o.segmentation("off"), o.sideRoad(2, 19)); err != nil {
 		return err
 	}
 	content, err := o.content("content", int64(l.of(500))<<20, l.of(20_000), uint64(l.seed))
@@ -439,7 +439,7 @@ func oneWayRuns(l *lab) error {
 		n = 200
 	}
 	rng := rand.New(rand.NewPCG(uint64(l.seed), 1))
-	fmt.Fprintln(l.out, "600 Mbit/s on the wire; in all runs 2 % of the packets arrive up to 100 ms late and 2 % twice")
+	fmt.Fprintln(l.out, "800 Mbit/s on the wire; in all runs 2 % of the packets arrive up to 100 ms late and 2 % twice")
 	l.head("loss %", "code, passes", "disturbance", "identical")
 	type setting struct{ loss, k, p, passes int }
 	whole, tried := map[string]int{}, map[string]int{}
@@ -452,7 +452,7 @@ func oneWayRuns(l *lab) error {
 		if err := o.lose(s.loss); err != nil {
 			return err
 		}
-		t, err := o.cross(content, d, "--rate", "600M", "--profile", fmt.Sprintf("%d+%d", s.k, s.p), "--passes", strconv.Itoa(s.passes))
+		t, err := o.cross(content, d, "--rate", "800M", "--profile", fmt.Sprintf("%d+%d", s.k, s.p), "--passes", strconv.Itoa(s.passes))
 		if err != nil {
 			return err
 		}
@@ -511,7 +511,7 @@ func oneWaySoak(l *lab) error {
 		if err != nil {
 			return err
 		}
-		if _, err := child(o.command(o.out, "outside", "diode", "send", content, "--to", diodeAt, "--rate", "400M", "--passes", "1")); err != nil {
+		if _, err := child(o.command(o.out, "outside", "diode", "send", content, "--to", diodeAt, "--rate", "200M", "--passes", "1")); err != nil {
 			return err
 		}
 		os.RemoveAll(content)
