@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,7 +18,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hashike/hashike/internal/durable"
-	"github.com/hashike/hashike/internal/fec"
 )
 
 // ReceiveOptions of a Receiver.
@@ -371,107 +369,6 @@ func (r *Receiver) forget() {
 	r.o.Report(fmt.Errorf("session %s was given up for newer ones", old.t.Name))
 }
 
-// partialTable is a table whose packets are coming.
-type partialTable struct {
-	size  uint32
-	parts map[uint32]*partBlock
-	whole int
-	at    time.Time
-}
-
-type partBlock struct {
-	k, p, got int
-	shards    [][]byte
-	data      []byte // once whole
-}
-
-// tableShard collects a table. Only our own outside gets here (the tag), so
-// that what is kept is bounded by its size.
-func (r *Receiver) tableShard(h header, shard []byte) {
-	per := tableData * len(shard)
-	blocks := (int(h.size) + per - 1) / per
-	if h.size == 0 || h.size > maxPacked || h.k == 0 || h.k > tableData || h.p != h.k || int(h.block) >= blocks || int(h.shard) >= 2*int(h.k) {
-		r.count.s.Strange++
-		return
-	}
-	pt := r.tables[h.session]
-	if pt == nil || pt.size != h.size {
-		if len(r.tables) >= maxTables {
-			r.forgetTable()
-		}
-		pt = &partialTable{size: h.size, parts: map[uint32]*partBlock{}, at: r.o.Clock()}
-		r.tables[h.session] = pt
-	}
-	b := pt.parts[h.block]
-	if b == nil {
-		b = &partBlock{k: int(h.k), p: int(h.p), shards: make([][]byte, int(h.k)+int(h.p))}
-		pt.parts[h.block] = b
-	}
-	if b.data != nil || len(b.shards) != int(h.k)+int(h.p) || b.shards[h.shard] != nil {
-		return
-	}
-	b.shards[h.shard] = append(make([]byte, 0, len(shard)), shard...)
-	if b.got++; b.got < b.k {
-		return
-	}
-	if err := b.join(len(shard)); err != nil {
-		delete(pt.parts, h.block)
-		return
-	}
-	if pt.whole++; pt.whole < blocks {
-		return
-	}
-	delete(r.tables, h.session)
-	packed := make([]byte, 0, h.size)
-	for i := range uint32(blocks) {
-		packed = append(packed, pt.parts[i].data...)
-	}
-	if len(packed) < int(h.size) {
-		r.count.s.Strange++
-		return
-	}
-	if err := r.begin(h.session, packed[:h.size:h.size]); err != nil {
-		r.problem(err)
-	}
-}
-
-// join decodes a table's block and frees its shards.
-func (b *partBlock) join(shard int) error {
-	code, err := fec.NewCode(b.k, b.p)
-	if err != nil {
-		return err
-	}
-	have := make([]bool, len(b.shards))
-	for i, s := range b.shards {
-		if have[i] = s != nil; !have[i] {
-			b.shards[i] = make([]byte, shard)
-		}
-		if len(b.shards[i]) != shard { // of a table sent with other packets
-			return errForm
-		}
-	}
-	if err := code.Rebuild(b.shards, have); err != nil {
-		return err
-	}
-	for _, s := range b.shards[:b.k] {
-		b.data = append(b.data, s...)
-	}
-	b.shards = b.shards[:len(b.shards):len(b.shards)]
-	clear(b.shards)
-	return nil
-}
-
-func (r *Receiver) forgetTable() {
-	var old ID
-	var at time.Time
-	for id, t := range r.tables {
-		if at.IsZero() || t.at.Before(at) {
-			old, at = id, t.at
-		}
-	}
-	delete(r.tables, old)
-}
-
 // problem shows an error in the status and reports it when it is news.
 func (r *Receiver) problem(err error) {
 	if text := err.Error(); r.count.s.Problem != text {
@@ -556,36 +453,6 @@ func (r *Receiver) Status() Status {
 		s.Sessions = append(s.Sessions, o.status())
 	}
 	return s
-}
-
-const doneFile = "received"
-
-// loadDone reads which sessions arrived whole: one line each, newest last.
-func (r *Receiver) loadDone() error {
-	b, err := os.ReadFile(filepath.Join(r.o.Dir, doneFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for i := 0; i+32 < len(b); i += 33 {
-		if id, err := hex.DecodeString(string(b[i : i+32])); err == nil && b[i+32] == '\n' {
-			r.done[ID(id)] = true
-		}
-	}
-	return nil
-}
-
-// remember notes durably that a session is whole.
-func (r *Receiver) remember(id ID) error {
-	at := filepath.Join(r.o.Dir, doneFile)
-	b, err := os.ReadFile(at)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	b = append(b, hex.EncodeToString(id[:])+"\n"...)
-	if n := len(b) / 33; n > maxRemembered {
-		b = b[(n-maxRemembered)*33:]
-	}
-	return durable.WriteFile(at, b)
 }
 
 // RandomKey is a key that nobody else has, for tests of a line.
