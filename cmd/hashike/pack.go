@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hashike/hashike/internal/durable"
-	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
@@ -106,60 +103,9 @@ func (o *packOptions) clash() (string, bool) {
 
 // pack writes one bundle of everything accepted on this outside.
 func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error {
-	to, err := directories(o.to)
+	p, to, err := s.prepare(&o)
 	if err != nil {
 		return err
-	}
-	size, err := volumeSize(o.size)
-	if err != nil {
-		return usageError{fmt.Errorf("--volume-size %s: %s", o.size, s.cat.T("flag.volume"))}
-	}
-	if o.sites, err = s.sites(o); err != nil {
-		return err
-	}
-	if o.iso {
-		if to[0], size, err = s.isoStage(o, size); err != nil {
-			return err
-		}
-	}
-	if o.drop != "" {
-		if to[0], err = s.dropStage(o); err != nil {
-			return err
-		}
-	}
-	p := packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: o.sites, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: s.who(), ClockChecked: o.clock,
-		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
-	if p.Feeds, p.NewestSigned, err = s.carries(); err != nil {
-		return err
-	}
-	err = s.db.View(func(tx state.Tx) error {
-		if o.full {
-			return nil
-		}
-		return base(tx, o, &p)
-	})
-	if err != nil {
-		return err
-	}
-	if o.need != "" {
-		n, err := s.readNeed(o.need)
-		if err != nil {
-			return err
-		}
-		p.Need = &n
-	}
-	if o.urgent && len(o.feeds) == 0 {
-		return usageError{fmt.Errorf("--urgent: %s", s.cat.T("flag.packfeed"))}
-	}
-	if p.Urgent, p.Only = o.urgent, o.feeds; len(o.feeds) > 0 && p.Need == nil {
-		if p.Feeds, err = s.asPacked(p.Feeds, o.feeds); err != nil {
-			return err
-		}
-	}
-	if o.piece != "" {
-		if p.PieceSize, err = pieceSize(o.piece); err != nil {
-			return usageError{fmt.Errorf("--piece-size %s: %s", o.piece, s.cat.T("flag.piece"))}
-		}
 	}
 	if o.dry {
 		return s.estimate(ctx, p, o, out)
@@ -195,7 +141,53 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if err != nil {
 		return err
 	}
-	lang := s.cat.Language()
+	s.printPacked(r, to, out)
+	if err := s.lend(&o, to, r); err != nil {
+		return err
+	}
+	if o.urgent {
+		if err := s.awaitApproval(r, out); err != nil {
+			return err
+		}
+	}
+	return s.packPapers(r, p.Feeds, o, *scanned, dropped, out)
+}
+
+// prepare reads the flags: what is packed, and where it is written. An image
+// and a drop are made from a directory beside.
+func (s *station) prepare(o *packOptions) (p packager.PackOptions, to []string, err error) {
+	if to, err = directories(o.to); err != nil {
+		return p, nil, err
+	}
+	size, err := volumeSize(o.size)
+	if err != nil {
+		return p, nil, usageError{fmt.Errorf("--volume-size %s: %s", o.size, s.cat.T("flag.volume"))}
+	}
+	if o.sites, err = s.sites(*o); err != nil {
+		return p, nil, err
+	}
+	if o.iso {
+		if to[0], size, err = s.isoStage(*o, size); err != nil {
+			return p, nil, err
+		}
+	}
+	if o.drop != "" {
+		if to[0], err = s.dropStage(*o); err != nil {
+			return p, nil, err
+		}
+	}
+	p = packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: o.sites, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: s.who(), ClockChecked: o.clock,
+		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
+	if o.piece != "" {
+		if p.PieceSize, err = pieceSize(o.piece); err != nil {
+			return p, nil, usageError{fmt.Errorf("--piece-size %s: %s", o.piece, s.cat.T("flag.piece"))}
+		}
+	}
+	return p, to, s.choose(&p, o)
+}
+
+// printPacked says what was written.
+func (s *station) printPacked(r packager.Report, to []string, out io.Writer) {
 	if len(r.Sites) > 1 {
 		fmt.Fprintln(out, s.cat.T("pack.sites", strings.Trim(fmt.Sprint(r.Sites), "[]")))
 	}
@@ -207,30 +199,33 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		}
 	}
 	s.printCover(r.Cover, r.Volumes, out)
-	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, lang)))
+	fmt.Fprintln(out, s.cat.T("pack.expires", i18n.Date(r.Expires, s.cat.Language())))
 	if r.Approval {
 		fmt.Fprintln(out, s.cat.T("pack.approval"))
 	}
 	for _, n := range r.Waiting {
 		fmt.Fprintln(out, s.cat.T("pack.waiting", n))
 	}
-	if err := s.lend(&o, to, r); err != nil {
-		return err
-	}
-	if o.urgent {
-		err := s.db.Update(func(tx state.Tx) error {
-			return people.Await(tx, people.Approval{Bundle: r.Number, Set: r.Set, Urgent: true, Operator: r.Operator}, s.clock())
-		})
-		if err != nil {
-			return err
-		}
+}
+
+// awaitApproval keeps an urgent bundle red until its stamped sheet is recorded.
+func (s *station) awaitApproval(r packager.Report, out io.Writer) error {
+	err := s.db.Update(func(tx state.Tx) error {
+		return people.Await(tx, people.Approval{Bundle: r.Number, Set: r.Set, Urgent: true, Operator: r.Operator}, s.clock())
+	})
+	if err == nil {
 		fmt.Fprintln(out, s.cat.T("pack.urgent", r.Number))
 	}
-	fmt.Fprintln(out, s.cat.T("pack.scan", scanned.Value))
-	for _, l := range scanned.Lines {
+	return err
+}
+
+// packPapers prints the carry sheet, and the hash sheet of a drop.
+func (s *station) packPapers(r packager.Report, feeds []packager.Carry, o packOptions, v checked, dropped []packager.DropFile, out io.Writer) error {
+	fmt.Fprintln(out, s.cat.T("pack.scan", v.Value))
+	for _, l := range v.Lines {
 		fmt.Fprintln(out, "  "+l)
 	}
-	sh, err := s.carrySheet(r, p.Feeds, o, *scanned)
+	sh, err := s.carrySheet(r, feeds, o, v)
 	if err != nil {
 		return err
 	}
@@ -243,39 +238,9 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 		}
 	}
 	if r.RootWarns != 0 {
-		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, lang)))
+		fmt.Fprintln(out, s.cat.T("keys.expiry", s.cat.T("keys.root"), i18n.Date(r.RootEnds, s.cat.Language())))
 	}
 	return nil
-}
-
-// asPacked is what a bundle of some feeds states: these as they are now, the
-// others as the last bundle stated them, whose medium may still be on its way.
-func (s *station) asPacked(now []packager.Carry, some []string) ([]packager.Carry, error) {
-	var last packager.Packed
-	err := s.db.View(func(tx state.Tx) (err error) { last, err = packager.LastPacked(tx); return err })
-	if err != nil {
-		return nil, err
-	}
-	for i, c := range now {
-		name := c.Snapshot.Header().Feed
-		at := slices.IndexFunc(last.Feeds, func(l packager.FeedLine) bool { return l.Feed == name })
-		if at < 0 || slices.Contains(some, name) {
-			continue
-		}
-		l := last.Feeds[at]
-		snap, err := s.store.Snapshot(name, l.Serial)
-		if err != nil || snap.ID() != l.Snapshot {
-			continue // no longer stored: state the newest, which the next bundle brings
-		}
-		now[i] = packager.Carry{Snapshot: snap}
-		if path := s.dir.Evidence(name, l.Serial, outside); l.Evidence != "" {
-			if _, err := os.Stat(path); err != nil {
-				return nil, err
-			}
-			now[i].Evidence = path
-		}
-	}
-	return now, nil
 }
 
 const (
@@ -309,25 +274,6 @@ func (s *station) printCover(c packager.Cover, volumes int, out io.Writer) {
 	default:
 		fmt.Fprintln(out, s.cat.T("pack.uncovered"))
 	}
-}
-
-// readNeed takes a need list from a file of that name, from the keyboard or a
-// scanner that types ("-"), else as typed.
-func (s *station) readNeed(text string) (packager.Need, error) {
-	if text == "-" {
-		b, err := io.ReadAll(io.LimitReader(s.in, 4<<20))
-		if err != nil {
-			return packager.Need{}, err
-		}
-		text = string(b)
-	} else if st, err := os.Stat(text); err == nil && st.Mode().IsRegular() && st.Size() < 4<<20 {
-		b, err := os.ReadFile(text)
-		if err != nil {
-			return packager.Need{}, err
-		}
-		text = string(b)
-	}
-	return packager.ParseNeed(text)
 }
 
 // directories makes the named directories, which may be mount points.
@@ -370,92 +316,4 @@ func volumeSize(text string) (int64, error) {
 		}
 	}
 	return 0, strconv.ErrSyntax
-}
-
-// base is what the next bundle is computed from: the bundle named, else the
-// oldest of the sites' recorded bases; none is a complete bundle.
-func base(tx state.Tx, o packOptions, p *packager.PackOptions) error {
-	if o.base != 0 {
-		b, ok, err := packager.PackedAs(tx, o.base)
-		if err == nil && !ok {
-			err = feed.NewFault(fmt.Errorf("bundle %d: %w", o.base, feed.ErrConfig), "H-205", "name", fmt.Sprint(o.base))
-		}
-		p.Base = &b
-		return err
-	}
-	all, err := packager.SiteBases(tx, o.sites)
-	if err == nil && len(all) > 0 {
-		p.Base, p.Others = &all[0], all[1:]
-	}
-	return err
-}
-
-// sites are the insides that a bundle is for: those named, all of them, or the
-// only one that a set-up medium was made for.
-func (s *station) sites(o packOptions) ([]int, error) {
-	paired, err := packager.PairedSites(s.dir)
-	if err != nil {
-		return nil, err
-	}
-	if len(o.sites) == 0 && !o.allSites && len(paired) > 1 {
-		return nil, usageError{errors.New(s.cat.T("pack.whichsite", fmt.Sprint(paired)))}
-	}
-	if len(o.sites) == 0 {
-		return paired, nil
-	}
-	for _, n := range o.sites {
-		if !slices.Contains(paired, n) {
-			return nil, feed.NewFault(fmt.Errorf("no set-up medium was made for site %d: %w", n, feed.ErrConfig), "H-205", "name", fmt.Sprint(n))
-		}
-	}
-	return o.sites, nil
-}
-
-// carries lists what was accepted, and the newest time a vendor's signature
-// among it proves: an outside whose clock contradicts that must not sign.
-func (s *station) carries() (out []packager.Carry, newest time.Time, err error) {
-	var feeds map[string]state.FeedState
-	if err := s.db.View(func(tx state.Tx) (err error) { feeds, err = tx.Feeds(); return err }); err != nil {
-		return nil, newest, err
-	}
-	names := make([]string, 0, len(feeds))
-	for n, f := range feeds {
-		if f.Serial != 0 {
-			names = append(names, n)
-		}
-	}
-	slices.Sort(names)
-	for _, n := range names {
-		if _, err := s.cfg.Feed(n); err != nil {
-			continue // no longer configured: no longer desired
-		}
-		snap, err := s.store.Snapshot(n, feeds[n].Serial)
-		if err != nil {
-			return nil, newest, fmt.Errorf("feed %s: %w", n, err)
-		}
-		at := s.dir.Evidence(n, feeds[n].Serial, outside)
-		out = append(out, packager.Carry{Snapshot: snap, Evidence: at})
-		signed, err := newestSigned(at)
-		if err != nil {
-			return nil, newest, fmt.Errorf("feed %s: %w", n, err)
-		}
-		if signed.After(newest) {
-			newest = signed
-		}
-	}
-	return out, newest, nil
-}
-
-// newestSigned is the newest signing time in an evidence document.
-func newestSigned(path string) (time.Time, error) {
-	var newest time.Time
-	for e, err := range evidence(path) {
-		if err != nil {
-			return newest, err
-		}
-		if e.SignedAt.After(newest) {
-			newest = e.SignedAt
-		}
-	}
-	return newest, nil
 }
