@@ -502,7 +502,7 @@ func oneWaySoak(l *lab) error {
 	defer in.stop()
 	time.Sleep(time.Second)
 	l.head("minutes", "bundles sent", "arrived", "receiver MiB now", "peak")
-	sent := 0
+	sent, arrived := 0, map[string]bool{}
 	began, told := time.Now(), time.Time{}
 	for time.Since(began) < length {
 		sent++
@@ -517,19 +517,24 @@ func oneWaySoak(l *lab) error {
 		os.RemoveAll(content)
 		if time.Since(told) > length/6 {
 			told = time.Now()
-			if err := o.soakRow(in, sent, time.Since(began)); err != nil {
+			if err := o.soakRow(in, sent, arrived, time.Since(began)); err != nil {
 				return err
 			}
 		}
 	}
 	time.Sleep(5 * time.Second)
-	return o.soakRow(in, sent, length)
+	return o.soakRow(in, sent, arrived, length)
 }
 
-func (o *oneway) soakRow(in *server, sent int, at time.Duration) error {
+// soakRow adds what arrived since the last row: the receiver's own list keeps
+// the newest thousand.
+func (o *oneway) soakRow(in *server, sent int, arrived map[string]bool, at time.Duration) error {
 	b, err := os.ReadFile(o.path("inside", "diode", "received"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
+	}
+	for _, id := range strings.Fields(string(b)) {
+		arrived[id] = true
 	}
 	peak, err := highWater(in.cmd.Process.Pid)
 	if err != nil {
@@ -542,6 +547,6 @@ func (o *oneway) soakRow(in *server, sent int, at time.Duration) error {
 			now = pages * float64(os.Getpagesize()) / (1 << 20)
 		}
 	}
-	o.l.row(fmt.Sprintf("%.1f", at.Minutes()), strconv.Itoa(sent), strconv.Itoa(strings.Count(string(b), "\n")), fmt.Sprintf("%.0f", now), fmt.Sprintf("%.0f", peak))
+	o.l.row(fmt.Sprintf("%.1f", at.Minutes()), strconv.Itoa(sent), strconv.Itoa(len(arrived)), fmt.Sprintf("%.0f", now), fmt.Sprintf("%.0f", peak))
 	return nil
 }
