@@ -31,6 +31,7 @@ func arrows() map[string][]string {
 		"internal/scan":                 {"internal/feed", "internal/cas", "internal/state", "internal/durable"},
 		"internal/diode":                {"internal/fec", "internal/durable"},
 		"internal/format/*":             {"internal/feed"},
+		"internal/format/crx":           {"internal/feed", "internal/format/zipfile"},
 		"internal/format/msi":           {"internal/feed", "internal/format/cfb"},
 		"internal/format/appx/appxtest": {"internal/format/appx", "internal/format/authenticode"}, // for tests
 		"internal/feed/all":             {"internal/feed", "internal/feed/*"},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/format/pe"
+	"github.com/hashike/hashike/internal/format/zipfile"
 )
 
 // manifest is manifest.json of the offline mirror (microsoft/mdatp-xplat,
@@ -116,7 +117,7 @@ const (
 )
 
 func openZip(r io.ReaderAt, size int64) (*zip.Reader, error) {
-	z, err := zip.NewReader(r, size)
+	z, err := zipfile.Open(r, size)
 	if err != nil {
 		return nil, fmt.Errorf("package: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/tooldir"
+	"github.com/hashike/hashike/internal/format/zipfile"
 	"github.com/hashike/hashike/verifier"
 )
 
@@ -53,7 +54,7 @@ func guarded(t *tooldir.Tree, p string) (a archive, ok bool, err error) {
 }
 
 func open(r io.ReaderAt, size int64) (a archive, ok bool, err error) {
-	z, err := tooldir.Archive(r, size)
+	z, err := zipfile.Open(r, size)
 	if err != nil {
 		return a, false, err
 	}
@@ -170,7 +171,7 @@ func (a archive) holds(r io.ReaderAt, size int64) error {
 	bad := func(why string, args ...any) error {
 		return fmt.Errorf("%s: %w", fmt.Sprintf(why, args...), feed.ErrUntrusted)
 	}
-	z, err := tooldir.Archive(r, size)
+	z, err := zipfile.Open(r, size)
 	if err != nil {
 		return bad("%v", err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/tooldir"
+	"github.com/hashike/hashike/internal/format/zipfile"
 )
 
 // Kind is the table entry.
@@ -160,8 +161,8 @@ func borne(t *tooldir.Tree, p, name, sum string, rel *tooldir.Release) error {
 			return fmt.Errorf("%s says of %s another MD5: %w", p, f.Path, tooldir.ErrIncomplete)
 		}
 		// What is no zip file has no date.
-		if z, err := tooldir.Archive(r, size); err == nil && tooldir.Newest(z).After(rel.Time) {
-			rel.Time = tooldir.Newest(z)
+		if z, err := zipfile.Open(r, size); err == nil && zipfile.Newest(z).After(rel.Time) {
+			rel.Time = zipfile.Newest(z)
 		}
 		return nil
 	})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/feed/tooldir"
+	"github.com/hashike/hashike/internal/format/zipfile"
 )
 
 // Kind is the table entry.
@@ -56,9 +57,9 @@ func read(t *tooldir.Tree) (tooldir.Release, error) {
 
 func newest(t *tooldir.Tree, p string) (at time.Time, err error) {
 	err = t.Each(p, func(r io.ReaderAt, size int64) error {
-		z, err := tooldir.Archive(r, size)
+		z, err := zipfile.Open(r, size)
 		if err == nil {
-			at = tooldir.Newest(z)
+			at = zipfile.Newest(z)
 		}
 		return err
 	})

@@ -9,7 +9,6 @@
 package crx
 
 import (
-	"archive/zip"
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
@@ -25,6 +24,8 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/hashike/hashike/internal/format/zipfile"
 )
 
 // ErrFormat: not a CRX3 package, or one whose signatures do not hold.
@@ -226,7 +227,7 @@ func ValidID(s string) bool { return len(s) == 32 && strings.Trim(s, "abcdefghij
 
 // manifest reads manifest.json at the archive's top.
 func (p *Package) manifest(archive *io.SectionReader, size int64) error {
-	z, err := zip.NewReader(archive, size)
+	z, err := zipfile.Open(archive, size)
 	if err != nil || len(z.File) > maxFiles {
 		return bad("archive: %v", err)
 	}

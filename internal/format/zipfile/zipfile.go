@@ -1,4 +1,5 @@
-package tooldir
+// Package zipfile opens zip files that may be hostile (APPNOTE.TXT 6.3.10).
+package zipfile
 
 import (
 	"archive/zip"
@@ -17,11 +18,11 @@ const (
 	maxDirectory = 32 << 20 // bytes of an archive's directory
 )
 
-// Archive opens a zip file that may be hostile: at most 60,000 members, a
+// Open opens a zip file that may be hostile: at most 60,000 members, a
 // directory of at most 32 MiB, no zip64. archive/zip alone would set memory
 // aside by what a directory claims. ErrUpstream if a limit is exceeded; any
 // other error may mean a file that is still being written.
-func Archive(r io.ReaderAt, size int64) (*zip.Reader, error) {
+func Open(r io.ReaderAt, size int64) (*zip.Reader, error) {
 	tail := make([]byte, min(size, 66<<10)) // the end record and the longest comment (APPNOTE 4.3.16)
 	if _, err := r.ReadAt(tail, size-int64(len(tail))); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err

@@ -1,4 +1,4 @@
-package tooldir
+package zipfile
 
 import (
 	"archive/zip"
@@ -26,8 +26,8 @@ func archive(t testing.TB, members int) []byte {
 	return b.Bytes()
 }
 
-func TestArchiveIsBounded(t *testing.T) {
-	open := func(b []byte) (*zip.Reader, error) { return Archive(bytes.NewReader(b), int64(len(b))) }
+func TestOpenIsBounded(t *testing.T) {
+	open := func(b []byte) (*zip.Reader, error) { return Open(bytes.NewReader(b), int64(len(b))) }
 	good := archive(t, 3)
 	if z, err := open(good); err != nil || len(z.File) != 3 || Newest(z).Unix() != 1_700_000_000 {
 		t.Fatal(z, err)
@@ -57,10 +57,10 @@ func TestArchiveIsBounded(t *testing.T) {
 	}
 }
 
-func FuzzArchive(f *testing.F) {
+func FuzzOpen(f *testing.F) {
 	f.Add(archive(f, 2))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		z, err := Archive(bytes.NewReader(b), int64(len(b)))
+		z, err := Open(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			return
 		}
