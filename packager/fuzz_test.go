@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashike/hashike/internal/cas"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/typed"
 )
 
 var hexA = "sha256:" + strings.Repeat("a", 64)
@@ -231,7 +232,7 @@ func FuzzDigits(f *testing.F) {
 	f.Add("1234 5678")
 	f.Add("１２３４ー５６７８")
 	f.Fuzz(func(t *testing.T, s string) {
-		if d, ok := plainDigits(s); ok {
+		if d, ok := typed.Digits(s); ok {
 			for _, c := range d {
 				if c < '0' || c > '9' {
 					t.Errorf("%q reads as %q", s, d)

@@ -2,20 +2,17 @@ package packager
 
 import (
 	"bytes"
-	"encoding/base32"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
-
-	"golang.org/x/text/width"
 
 	"github.com/hashike/hashike/internal/cas"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/internal/typed"
 )
 
 // A need list tells the outside exactly what an inside lacks of the state of a
@@ -35,10 +32,6 @@ const (
 	needTag     = 4 // bytes of a digest
 	maxNeed     = 1 << 20
 )
-
-func crockford() *base32.Encoding {
-	return base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
-}
 
 // Need is what an inside lacks of one bundle's state.
 type Need struct {
@@ -119,8 +112,7 @@ func (n Need) String() string {
 			at = s.to
 		}
 	}
-	b = append(b, feed.DigestOf(b).Sum()[:needTag]...)
-	return grouped(crockford().EncodeToString(b))
+	return typed.Letters(b)
 }
 
 // ParseNeed reads a list that was typed or kept in a file. Full-width letters,
@@ -136,27 +128,11 @@ func ParseNeed(text string) (Need, error) {
 	if err != nil {
 		return Need{}, err
 	}
-	clean := strings.Map(func(c rune) rune {
-		switch {
-		case strings.ContainsRune("-‐‑‒–—―−ーｰ－_ \t\r\n\u3000\u00a0\ufeff", c):
-			return -1
-		case c == 'O':
-			return '0'
-		case c == 'I' || c == 'L':
-			return '1'
-		}
-		return c
-	}, strings.ToUpper(width.Fold.String(text)))
-	b, err := crockford().DecodeString(clean)
-	// The last letter holds bits that mean nothing: they too must be as written.
-	if err != nil || crockford().EncodeToString(b) != clean || len(b) < 1+1+2*needTag || len(b) > maxNeed || b[0] != needVersion {
+	b, err := typed.ParseLetters(text, maxNeed)
+	if err != nil || len(b) < 1+1+needTag || b[0] != needVersion {
 		return Need{}, wrong
 	}
-	body, tail := b[:len(b)-needTag], b[len(b)-needTag:]
-	if !bytes.Equal(feed.DigestOf(body).Sum()[:needTag], tail) {
-		return Need{}, wrong
-	}
-	n, ok := decodeNeed(body[1:])
+	n, ok := decodeNeed(b[1:])
 	if !ok {
 		return Need{}, wrong
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/internal/typed"
 )
 
 // A receipt code tells the outside which bundle an inside holds whole. Its 24
@@ -116,7 +117,7 @@ func ShowReceipt(db *state.DB, missing func([]FeedLine) (int64, error), who stri
 		if err != nil {
 			return err
 		}
-		s.Code = grouped(receiptCode(secret, site, a.Set, a.Number, result))
+		s.Code = typed.Groups(receiptCode(secret, site, a.Set, a.Number, result))
 		if err := tx.Put(bucketReceipts, numberKey(a.Number), s); err != nil {
 			return err
 		}
@@ -175,7 +176,7 @@ type wrongEntries struct {
 // EnterReceipt takes a code that a person typed. Errors: H-602 (ErrConfig) for
 // a slip of the finger, H-614 (ErrUntrusted) for a code that no inside made,
 // H-615 (ErrHeld) while entry is locked: ten wrong ones lock it for an hour.
-func EnterReceipt(db *state.DB, typed, who string, now time.Time) (Received, error) {
+func EnterReceipt(db *state.DB, code, who string, now time.Time) (Received, error) {
 	side, _, err := db.Identity()
 	if err != nil {
 		return Received{}, err
@@ -183,7 +184,7 @@ func EnterReceipt(db *state.DB, typed, who string, now time.Time) (Received, err
 	if side != "outside" {
 		return Received{}, feed.NewFault(fmt.Errorf("receipt: %w", feed.ErrWrongSide), "H-201", "side", side)
 	}
-	digits, ok := plainDigits(typed)
+	digits, ok := typed.Digits(code)
 	if !ok || len(digits) != receiptDigits || !checks(digits) {
 		return Received{}, feed.NewFault(fmt.Errorf("the code is %d digits and was mistyped: %w", receiptDigits, feed.ErrConfig), "H-602")
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/typed"
 )
 
 // RootKey is a root key outside its envelope: it lives in memory only, and
@@ -78,7 +79,7 @@ func (k RootKey) Lines() ([]string, error) {
 	raw = binary.BigEndian.AppendUint64(raw, tag)
 	var out []string
 	for i := range rootLines {
-		out = append(out, grouped(withCheck(fmt.Sprintf("%d%d%020d", i+1, k.Slot, binary.BigEndian.Uint64(raw[8*i:])))))
+		out = append(out, typed.Groups(withCheck(fmt.Sprintf("%d%d%020d", i+1, k.Slot, binary.BigEndian.Uint64(raw[8*i:])))))
 	}
 	return out, nil
 }
@@ -104,7 +105,7 @@ func (r *RootKeyReader) Add(line string) error {
 	wrong := func(why string) error {
 		return feed.NewFault(fmt.Errorf("line %d of the root key: %s: %w", n, why, feed.ErrConfig), "H-512", "line", strconv.Itoa(n), "detail", why)
 	}
-	digits, ok := plainDigits(line)
+	digits, ok := typed.Digits(line)
 	switch {
 	case n == 0:
 		return wrong("there are no more lines")
@@ -161,14 +162,14 @@ func ParseRootKey(text string) (RootKey, error) {
 		return RootKey{}, feed.NewFault(fmt.Errorf("not a root key's sheet: %w", feed.ErrConfig), "H-512", "line", "1", "detail", "not a sheet")
 	}
 	lines := strings.Split(text, "\n")
-	if d, ok := plainDigits(text); ok && len(d) == rootLines*lineDigits {
+	if d, ok := typed.Digits(text); ok && len(d) == rootLines*lineDigits {
 		lines = nil
 		for i := range rootLines {
 			lines = append(lines, d[i*lineDigits:(i+1)*lineDigits])
 		}
 	}
 	for _, l := range lines {
-		if d, ok := plainDigits(l); !ok || len(d) != lineDigits || r.Next() == 0 {
+		if d, ok := typed.Digits(l); !ok || len(d) != lineDigits || r.Next() == 0 {
 			continue
 		}
 		if err := r.Add(l); err != nil {

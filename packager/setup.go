@@ -22,6 +22,7 @@ import (
 	"github.com/hashike/hashike/internal/durable"
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
+	"github.com/hashike/hashike/internal/typed"
 )
 
 // SetupName is the set-up file's name on the set-up medium (初期登録媒体).
@@ -104,7 +105,7 @@ func WriteSetup(data state.Dir, site int, path string, now time.Time) (string, e
 	if err != nil {
 		return "", err
 	}
-	return grouped(s.fingerprint()), durable.WriteFile(path, b)
+	return typed.Groups(s.fingerprint()), durable.WriteFile(path, b)
 }
 
 func newSetup(data state.Dir, site int, now time.Time) (setup, error) {
@@ -153,7 +154,7 @@ func Pair(data state.Dir, file, fingerprint string) error {
 	if _, err := os.Stat(data.DB()); err == nil {
 		return fmt.Errorf("%s is set up already: %w", data, feed.ErrConfig)
 	}
-	digits, ok := plainDigits(fingerprint)
+	digits, ok := typed.Digits(fingerprint)
 	if !ok || len(digits) != fingerprintDigits || !checks(digits) {
 		return feed.NewFault(fmt.Errorf("the fingerprint is %d digits in groups of four and was mistyped: %w", fingerprintDigits, feed.ErrConfig), "H-508", "reason", "mistyped")
 	}

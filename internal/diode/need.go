@@ -2,14 +2,11 @@ package diode
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/base32"
 	"encoding/binary"
 	"errors"
 	"slices"
-	"strings"
 
-	"golang.org/x/text/width"
+	"github.com/hashike/hashike/internal/typed"
 )
 
 // Span is a range of block numbers [From, To).
@@ -23,7 +20,6 @@ type Need struct {
 
 const (
 	needVersion = 0x44
-	needTag     = 4
 	maxNeed     = 64 << 10
 	// MaxSpans is how many ranges a list names; the narrowest gaps between more
 	// are asked for too.
@@ -32,10 +28,6 @@ const (
 
 // ErrNeed is a list that was mistyped.
 var ErrNeed = errors.New("not a need list of a diode, or mistyped")
-
-func crockford() *base32.Encoding {
-	return base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
-}
 
 // String is the list in groups of four letters (docs/diode.md §7).
 func (n Need) String() string {
@@ -46,45 +38,18 @@ func (n Need) String() string {
 		b = binary.AppendUvarint(b, uint64(s.To-s.From-1))
 		at = s.To
 	}
-	sum := sha256.Sum256(b)
-	text := crockford().EncodeToString(append(b, sum[:needTag]...))
-	var out strings.Builder
-	for i := 0; i < len(text); i += 4 {
-		if i > 0 {
-			out.WriteByte(' ')
-		}
-		out.WriteString(text[i:min(i+4, len(text))])
-	}
-	return out.String()
+	return typed.Letters(b)
 }
 
 // ParseNeed reads a list that was typed, scanned or kept in a file. Full-width
 // letters, dashes and white space are accepted; O is 0, I and L are 1.
 func ParseNeed(text string) (Need, error) {
-	if len(text) > 4*maxNeed {
+	b, err := typed.ParseLetters(text, maxNeed)
+	if err != nil || len(b) < 9 || b[0] != needVersion {
 		return Need{}, ErrNeed
 	}
-	clean := strings.Map(func(c rune) rune {
-		switch {
-		case strings.ContainsRune("-‐‑‒–—―−ーｰ－_ \t\r\n\u3000\u00a0\ufeff", c):
-			return -1
-		case c == 'O':
-			return '0'
-		case c == 'I' || c == 'L':
-			return '1'
-		}
-		return c
-	}, strings.ToUpper(width.Fold.String(text)))
-	b, err := crockford().DecodeString(clean)
-	if err != nil || crockford().EncodeToString(b) != clean || len(b) < 9+needTag || b[0] != needVersion {
-		return Need{}, ErrNeed
-	}
-	body, tail := b[:len(b)-needTag], b[len(b)-needTag:]
-	if sum := sha256.Sum256(body); !bytes.Equal(sum[:needTag], tail) {
-		return Need{}, ErrNeed
-	}
-	n := Need{Session: [8]byte(body[1:9])}
-	body = body[9:]
+	n := Need{Session: [8]byte(b[1:9])}
+	body := b[9:]
 	for at := int64(0); len(body) > 0; {
 		gap, i := binary.Uvarint(body)
 		if i <= 0 || gap > 1<<32 {
