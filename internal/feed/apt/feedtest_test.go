@@ -7,13 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"iter"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -157,21 +154,21 @@ func TestWithheldIndexVouchesForNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	index := "dists/stable/main/binary-amd64/Packages.gz"
-	c := memory{}
+	c := feedtest.NewMemory(feed.Header{Feed: "a", Kind: "apt", Serial: 1})
 	for p, b := range good.Files {
 		p = strings.TrimPrefix(p, "debian/")
-		a := feed.Artifact{Path: poolPath(p), Digest: feed.DigestOf(b), Size: int64(len(b)), Class: feed.Metadata, Time: now.UTC().Truncate(time.Second)}
+		a := feed.Artifact{Path: poolPath(p), Class: feed.Metadata, Time: now.UTC().Truncate(time.Second)}
 		if strings.HasPrefix(p, "pool/") {
 			a.Class, a.Group = feed.Security, a.Path
 		}
 		if strings.HasSuffix(p, "Packages") || strings.Contains(p, "i18n") {
 			continue
 		}
-		c[a.Path] = stored{a, b}
+		c.Set(a, b)
 	}
-	for p := range c { // by-hash names of what is not carried
-		if strings.Contains(p, "by-hash") && !bytes.HasPrefix(c[p].body, []byte{0x1f, 0x8b}) {
-			delete(c, p)
+	for p := range c.Named { // by-hash names of what is not carried
+		if strings.Contains(p, "by-hash") && !bytes.HasPrefix(c.Body(p), []byte{0x1f, 0x8b}) {
+			delete(c.Named, p)
 		}
 	}
 	trust := feed.Trust{Anchors: []feed.Anchor{vendor.Anchor}, At: now}
@@ -182,43 +179,13 @@ func TestWithheldIndexVouchesForNothing(t *testing.T) {
 		t.Fatal(v, err)
 	}
 	put := func(p, group string, class feed.Class, b []byte) {
-		c[p] = stored{feed.Artifact{Path: p, Digest: feed.DigestOf(b), Size: int64(len(b)), Class: class, Group: group}, b}
+		c.Set(feed.Artifact{Path: p, Class: class, Group: group}, b)
 	}
 	put(index, "alone", feed.Metadata, forged.Files["debian/"+index])
 	put(evil.file, evil.file, feed.Security, evil.body)
 	if v, err := judge(); err == nil && v.Withheld[evil.file] == "" {
 		t.Fatalf("a package that nobody signed is accepted: %+v", v)
 	}
-}
-
-// memory is a snapshot in memory.
-type memory map[string]stored
-
-type stored struct {
-	feed.Artifact
-	body []byte
-}
-
-func (m memory) Header() feed.Header { return feed.Header{Feed: "a", Kind: "apt", Serial: 1} }
-func (m memory) Lookup(p string) (feed.Artifact, bool) {
-	s, ok := m[p]
-	return s.Artifact, ok
-}
-func (m memory) Artifacts() iter.Seq2[feed.Artifact, error] {
-	return func(yield func(feed.Artifact, error) bool) {
-		for _, p := range slices.Sorted(maps.Keys(m)) {
-			if !yield(m[p].Artifact, nil) {
-				return
-			}
-		}
-	}
-}
-func (m memory) Open(p string) (fs.File, error) {
-	s, ok := m[p]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return fstest.MapFS{p: {Data: s.body}}.Open(p)
 }
 
 // moving is an archive that is published anew at chosen requests for an entry point.
@@ -231,12 +198,6 @@ type moving struct {
 	entries int
 	added   map[string]feed.Digest
 }
-
-type blob []byte
-
-func (b blob) Size() int64                             { return int64(len(b)) }
-func (b blob) Digest() feed.Digest                     { return feed.DigestOf(b) }
-func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(b).ReadAt(p, off) }
 
 func (m *moving) get(u string) ([]byte, error) {
 	b, ok := m.states[m.at].Files[strings.TrimPrefix(u, "http://vendor.example/")]
@@ -260,12 +221,12 @@ func (m *moving) Load(_ context.Context, r feed.Request, w feed.Want) (feed.Blob
 	if err == nil && feed.DigestOf(b) != w.Digest {
 		err = feed.ErrUntrusted
 	}
-	return blob(b), err
+	return feedtest.Blob(b), err
 }
 
 func (m *moving) Put(_ context.Context, _ string, r io.Reader) (feed.Blob, error) {
 	b, err := io.ReadAll(r)
-	return blob(b), err
+	return feedtest.Blob(b), err
 }
 
 func (m *moving) Add(a feed.Artifact) error { m.added[a.Path] = a.Digest; return nil }

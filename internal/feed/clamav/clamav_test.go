@@ -65,10 +65,10 @@ func TestFetchFromSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"test-2.cdiff", "test-3.cdiff", "test-3.cdiff.sign", "test-4.cdiff", "test.cvd"}
-	if diff := cmp.Diff(first.paths(), want); diff != "" || first.header.State != "test:4" {
-		t.Error(diff, first.header.State)
+	if diff := cmp.Diff(first.Paths(), want); diff != "" || first.Head.State != "test:4" {
+		t.Error(diff, first.Head.State)
 	}
-	if a := first.artifacts["test.cvd"]; a.Class != feed.Definition || a.Version != "4" || a.Time.Year() != 2021 || a.Group != "" {
+	if a := first.Named["test.cvd"]; a.Class != feed.Definition || a.Version != "4" || a.Time.Year() != 2021 || a.Group != "" {
 		t.Errorf("%+v", a)
 	}
 	if _, err := o.fetch(t, f, first); !errors.Is(err, feed.ErrUnchanged) || len(o.puts) > 0 {
@@ -86,7 +86,7 @@ func TestFetchFromSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	want = []string{"test-3.cdiff", "test-3.cdiff.sign", "test-4.cdiff", "test-5.cdiff", "test-5.cvd.sign", "test.cvd"}
-	if diff := cmp.Diff(second.paths(), want); diff != "" {
+	if diff := cmp.Diff(second.Paths(), want); diff != "" {
 		t.Error(diff)
 	}
 	if v, err := judge(t, f, second, testTrust(t), map[string]int64{"test": 4}); err != nil || len(v.Withheld) > 0 || v.Marks["test"] != 5 {
@@ -151,7 +151,7 @@ func TestFetchFromMirror(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(first.paths(), []string{"test-3.cdiff", "test-4.cdiff", "test-4.cvd.sign", "test.cvd"}); diff != "" {
+	if diff := cmp.Diff(first.Paths(), []string{"test-3.cdiff", "test-4.cdiff", "test-4.cvd.sign", "test.cvd"}); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := o.fetch(t, f, first); !errors.Is(err, feed.ErrUnchanged) || !slices.Equal(o.requests, []string{"/db/test.cvd"}) {
@@ -162,7 +162,7 @@ func TestFetchFromMirror(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(second.paths(), []string{"test-3.cdiff", "test-4.cdiff", "test-5.cdiff", "test-6.cdiff", "test.cvd"}); diff != "" {
+	if diff := cmp.Diff(second.Paths(), []string{"test-3.cdiff", "test-4.cdiff", "test-5.cdiff", "test-6.cdiff", "test.cvd"}); diff != "" {
 		t.Error(diff)
 	}
 	last := slices.Index(o.requests, "/db/test-5.cdiff")
@@ -201,14 +201,13 @@ func published(t testing.TB, f feed.Feed, from, n int, sign bool) *snapshot {
 }
 
 // replace puts other bytes under a path, as an attacker with the bundle keys could.
-func (s *snapshot) replace(p string, b []byte) {
-	a := s.artifacts[p]
+func replace(s *snapshot, p string, b []byte) {
+	a := s.Named[p]
 	if a.Path == "" {
 		f, _ := parseName(p)
 		a = f.artifact()
 	}
-	a.Digest, a.Size = feed.DigestOf(b), int64(len(b))
-	s.artifacts[p], s.blobs[a.Digest] = a, b
+	s.Set(a, b)
 }
 
 func TestVerify(t *testing.T) {
@@ -220,47 +219,47 @@ func TestVerify(t *testing.T) {
 	}{
 		"genuine": {change: func(*snapshot) {}},
 		"flipped database": {change: func(s *snapshot) {
-			b := bytes.Clone(s.blobs[s.artifacts["test.cvd"].Digest])
+			b := bytes.Clone(s.Body("test.cvd"))
 			b[4000] ^= 1
-			s.replace("test.cvd", b)
+			replace(s, "test.cvd", b)
 		}, err: feed.ErrUntrusted},
 		"other version than stated": {change: func(s *snapshot) {
-			a := s.artifacts["test.cvd"]
+			a := s.Named["test.cvd"]
 			a.Version = "7"
-			s.artifacts["test.cvd"] = a
+			s.Named["test.cvd"] = a
 		}, err: feed.ErrUntrusted},
 		"other time than stated": {change: func(s *snapshot) {
-			a := s.artifacts["test.cvd"]
+			a := s.Named["test.cvd"]
 			a.Time = taken
-			s.artifacts["test.cvd"] = a
+			s.Named["test.cvd"] = a
 		}, err: feed.ErrUntrusted},
 		"database under another name": {change: func(s *snapshot) {
-			a := s.artifacts["test.cvd"]
+			a := s.Named["test.cvd"]
 			a.Path = "daily.cvd"
-			s.artifacts["daily.cvd"] = a
+			s.Named["daily.cvd"] = a
 		}, err: feed.ErrUntrusted},
-		"patch of another version": {change: func(s *snapshot) { s.replace("test-5.cdiff", clamFile(t, "test-4.cdiff")) },
+		"patch of another version": {change: func(s *snapshot) { replace(s, "test-5.cdiff", clamFile(t, "test-4.cdiff")) },
 			withheld: []string{"test-5.cdiff", "test-5.cdiff.sign"}},
 		"patch flipped": {change: func(s *snapshot) {
 			b := bytes.Clone(clamFile(t, "test-5.cdiff"))
 			b[100] ^= 4
-			s.replace("test-5.cdiff", b)
+			replace(s, "test-5.cdiff", b)
 		}, withheld: []string{"test-5.cdiff", "test-5.cdiff.sign"}},
-		"patch to the future": {change: func(s *snapshot) { s.replace("test-7.cdiff", clamFile(t, "test-6.cdiff")) },
+		"patch to the future": {change: func(s *snapshot) { replace(s, "test-7.cdiff", clamFile(t, "test-6.cdiff")) },
 			withheld: []string{"test-7.cdiff"}},
-		"patch with a wrong detached signature": {change: func(s *snapshot) { s.replace("test-5.cdiff.sign", clamFile(t, "test-4.cdiff.sign")) },
+		"patch with a wrong detached signature": {change: func(s *snapshot) { replace(s, "test-5.cdiff.sign", clamFile(t, "test-4.cdiff.sign")) },
 			withheld: []string{"test-5.cdiff", "test-5.cdiff.sign"}},
-		"database with a wrong detached signature": {change: func(s *snapshot) { s.replace("test-6.cvd.sign", clamFile(t, "test-5.cvd.sign")) },
+		"database with a wrong detached signature": {change: func(s *snapshot) { replace(s, "test-6.cvd.sign", clamFile(t, "test-5.cvd.sign")) },
 			err: feed.ErrUntrusted},
-		"detached signature of another version": {change: func(s *snapshot) { s.replace("test-5.cvd.sign", clamFile(t, "test-5.cvd.sign")) },
+		"detached signature of another version": {change: func(s *snapshot) { replace(s, "test-5.cvd.sign", clamFile(t, "test-5.cvd.sign")) },
 			err: feed.ErrUntrusted},
-		"detached signature removed": {change: func(s *snapshot) { delete(s.artifacts, "test-6.cvd.sign") }},
-		"foreign file":               {change: func(s *snapshot) { s.replace("index.html", []byte("x")) }, err: feed.ErrUntrusted},
-		"database missing":           {change: func(s *snapshot) { delete(s.artifacts, "test.cvd") }, err: feed.ErrUntrusted},
+		"detached signature removed": {change: func(s *snapshot) { delete(s.Named, "test-6.cvd.sign") }},
+		"foreign file":               {change: func(s *snapshot) { replace(s, "index.html", []byte("x")) }, err: feed.ErrUntrusted},
+		"database missing":           {change: func(s *snapshot) { delete(s.Named, "test.cvd") }, err: feed.ErrUntrusted},
 		"database in a group": {change: func(s *snapshot) {
-			a := s.artifacts["test.cvd"]
+			a := s.Named["test.cvd"]
 			a.Group = "x"
-			s.artifacts["test.cvd"] = a
+			s.Named["test.cvd"] = a
 		}, err: feed.ErrUntrusted},
 	} {
 		s := published(t, f, 2, 6, true)
@@ -331,8 +330,8 @@ func TestServe(t *testing.T) {
 	if res, _ = get("test.cvd", "If-None-Match", res.Header.Get("ETag")); res.StatusCode != 304 {
 		t.Errorf("same: %d", res.StatusCode)
 	}
-	m.set(func() { five.imported = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }) // a clock that was wrong
-	if res, _ = get("test.cvd"); res.Header.Get("Last-Modified") != five.artifacts["test.cvd"].Time.Format(http.TimeFormat) {
+	m.set(func() { five.Time = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }) // a clock that was wrong
+	if res, _ = get("test.cvd"); res.Header.Get("Last-Modified") != five.Named["test.cvd"].Time.Format(http.TimeFormat) {
 		t.Errorf("Last-Modified %s is before the build", res.Header.Get("Last-Modified"))
 	}
 	six := published(t, f, 6, 6, false)
@@ -354,7 +353,7 @@ func TestServe(t *testing.T) {
 func TestAbilities(t *testing.T) {
 	f := newKind(t, nil)
 	s := published(t, f, 5, 6, false)
-	if at, v := f.(feed.Freshness).Released(s); v != "test 6" || !at.Equal(s.artifacts["test.cvd"].Time) {
+	if at, v := f.(feed.Freshness).Released(s); v != "test 6" || !at.Equal(s.Named["test.cvd"].Time) {
 		t.Errorf("%v %v", at, v)
 	}
 	m := newMirror(t, f)

@@ -178,7 +178,7 @@ func TestSigtoolAgrees(t *testing.T) {
 		out, err := exec.Command(sigtool, "--info="+file).CombinedOutput()
 		theirs := err == nil && strings.Contains(string(out), "Verification OK")
 		s := published(t, f, 7, 6, false)
-		s.replace("test.cvd", b)
+		replace(s, "test.cvd", b)
 		_, ours := judge(t, f, s, testTrust(t), nil)
 		if theirs != (ours == nil) {
 			t.Errorf("%s: ours %v, sigtool %v\n%s", name, ours, theirs, out)

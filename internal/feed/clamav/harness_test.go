@@ -1,12 +1,9 @@
 package clamav
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"io"
 	"io/fs"
-	"iter"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -14,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -22,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/feedtest"
 	"github.com/hashike/hashike/verifier"
 )
 
@@ -74,42 +71,7 @@ func version(t testing.TB, fsys fstest.MapFS, n int) {
 	put(t, fsys, "test.cvd", "test-"+strconv.Itoa(n)+".cvd")
 }
 
-// snapshot is a Content in memory.
-type snapshot struct {
-	header    feed.Header
-	artifacts map[string]feed.Artifact
-	blobs     map[feed.Digest][]byte
-	imported  time.Time
-}
-
-func (s *snapshot) Header() feed.Header { return s.header }
-func (s *snapshot) Lookup(p string) (feed.Artifact, bool) {
-	a, ok := s.artifacts[p]
-	return a, ok
-}
-func (s *snapshot) Artifacts() iter.Seq2[feed.Artifact, error] {
-	return func(yield func(feed.Artifact, error) bool) {
-		for _, p := range slices.Sorted(maps.Keys(s.artifacts)) {
-			if !yield(s.artifacts[p], nil) {
-				return
-			}
-		}
-	}
-}
-func (s *snapshot) Open(p string) (fs.File, error) {
-	a, ok := s.artifacts[p]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return fstest.MapFS{p: &fstest.MapFile{Data: s.blobs[a.Digest], ModTime: s.imported}}.Open(p)
-}
-func (s *snapshot) paths() []string { return slices.Sorted(maps.Keys(s.artifacts)) }
-
-type blob []byte
-
-func (b blob) Size() int64                             { return int64(len(b)) }
-func (b blob) Digest() feed.Digest                     { return feed.DigestOf(b) }
-func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(b).ReadAt(p, off) }
+type snapshot = feedtest.Memory
 
 // outside is an Upstream and a Sink in memory.
 type outside struct {
@@ -170,7 +132,7 @@ func (o *outside) Load(_ context.Context, r feed.Request, _ feed.Want) (feed.Blo
 		return nil, err
 	}
 	o.blobs[feed.DigestOf(b)] = b
-	return blob(b), nil
+	return feedtest.Blob(b), nil
 }
 
 func (o *outside) Put(_ context.Context, name string, r io.Reader) (feed.Blob, error) {
@@ -183,35 +145,27 @@ func (o *outside) Put(_ context.Context, name string, r io.Reader) (feed.Blob, e
 	if o.onPut != nil {
 		o.onPut(name)
 	}
-	return blob(b), nil
+	return feedtest.Blob(b), nil
 }
 
-func (o *outside) Add(a feed.Artifact) error {
-	b, ok := o.blobs[a.Digest]
-	if !ok {
-		return errors.New("added before it was stored: " + a.Path)
-	}
-	a.Size = int64(len(b))
-	o.next.artifacts[a.Path] = a
-	return nil
-}
+func (o *outside) Add(a feed.Artifact) error { return o.next.Add(a) }
 
 // fetch runs the kind once.
 func (o *outside) fetch(t testing.TB, f feed.Feed, prev *snapshot) (*snapshot, error) {
 	t.Helper()
 	o.requests, o.puts = nil, nil
-	o.next = &snapshot{artifacts: map[string]feed.Artifact{}, blobs: o.blobs, imported: taken,
-		header: feed.Header{Feed: "clamav", Kind: "clamav", Serial: 1, Taken: taken}}
+	o.next = feedtest.NewMemory(feed.Header{Feed: "clamav", Kind: "clamav", Serial: 1, Taken: taken})
+	o.next.Blobs, o.next.Time = o.blobs, taken
 	var p feed.Content
 	if prev != nil {
 		p = prev
-		o.next.header.Serial = prev.header.Serial + 1
+		o.next.Head.Serial = prev.Head.Serial + 1
 	}
 	state, err := f.Fetch(t.Context(), o, p, o)
 	if err != nil {
 		return nil, err
 	}
-	o.next.header.State = state
+	o.next.Head.State = state
 	return o.next, nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"maps"
 	"net/url"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -106,42 +104,12 @@ func TestConformance(t *testing.T) {
 
 // content is a snapshot in memory, and what a fetch needs.
 type content struct {
-	header    feed.Header
-	artifacts map[string]feed.Artifact
-	blobs     map[feed.Digest][]byte
-	answers   map[string][]byte // by URL
-	asked     []string
-	drop      fs.FS
-	peer      string
+	*feedtest.Memory
+	answers map[string][]byte // by URL
+	asked   []string
+	drop    fs.FS
+	peer    string
 }
-
-func (s *content) Header() feed.Header { return s.header }
-func (s *content) Lookup(p string) (feed.Artifact, bool) {
-	a, ok := s.artifacts[p]
-	return a, ok
-}
-func (s *content) Artifacts() iter.Seq2[feed.Artifact, error] {
-	return func(yield func(feed.Artifact, error) bool) {
-		for _, p := range slices.Sorted(maps.Keys(s.artifacts)) {
-			if !yield(s.artifacts[p], nil) {
-				return
-			}
-		}
-	}
-}
-func (s *content) Open(p string) (fs.File, error) {
-	a, ok := s.artifacts[p]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return fstest.MapFS{p: &fstest.MapFile{Data: s.blobs[a.Digest], ModTime: taken}}.Open(p)
-}
-
-type blob []byte
-
-func (b blob) Size() int64                             { return int64(len(b)) }
-func (b blob) Digest() feed.Digest                     { return feed.DigestOf(b) }
-func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(b).ReadAt(p, off) }
 
 func (s *content) Dir(string) (fs.FS, error) { return s.drop, nil }
 func (s *content) Do(_ context.Context, r feed.Request) (*feed.Response, error) {
@@ -157,28 +125,21 @@ func (s *content) Do(_ context.Context, r feed.Request) (*feed.Response, error) 
 	return &feed.Response{Status: 200, Body: b}, nil
 }
 func (s *content) Load(ctx context.Context, r feed.Request, w feed.Want) (feed.Blob, error) {
-	if b, ok := s.blobs[w.Digest]; ok {
-		return blob(b), nil
+	if b, ok := s.Blobs[w.Digest]; ok {
+		return feedtest.Blob(b), nil
 	}
 	res, err := s.Do(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	s.blobs[feed.DigestOf(res.Body)] = res.Body
-	return blob(res.Body), nil
-}
-func (s *content) Put(_ context.Context, _ string, r io.Reader) (feed.Blob, error) {
-	b, err := io.ReadAll(r)
-	s.blobs[feed.DigestOf(b)] = b
-	return blob(b), err
+	return s.Keep(res.Body), nil
 }
 func (s *content) Add(a feed.Artifact) error {
-	a.Size, a.Origin.Peer = int64(len(s.blobs[a.Digest])), s.peer
+	a.Origin.Peer = s.peer
 	if strings.HasSuffix(a.Path, "manifest.json") {
 		a.Origin.Peer = ""
 	}
-	s.artifacts[a.Path] = a
-	return nil
+	return s.Memory.Add(a)
 }
 
 func configured(t testing.TB, c Config) *definitions {
@@ -192,10 +153,11 @@ func configured(t testing.TB, c Config) *definitions {
 
 func (s *content) fetch(t testing.TB, f *definitions, prev *content) (*content, error) {
 	t.Helper()
-	out := &content{header: feed.Header{Feed: "defender", Kind: "defender", Taken: taken}, artifacts: map[string]feed.Artifact{}, blobs: map[feed.Digest][]byte{}, answers: s.answers, drop: s.drop, peer: s.peer}
+	out := &content{Memory: feedtest.NewMemory(feed.Header{Feed: "defender", Kind: "defender", Taken: taken}), answers: s.answers, drop: s.drop, peer: s.peer}
+	out.Time = taken
 	var p feed.Content
 	if prev != nil {
-		p, out.blobs = prev, prev.blobs
+		p, out.Blobs = prev, prev.Blobs
 	}
 	_, err := f.Fetch(t.Context(), out, p, out)
 	s.asked = out.asked
@@ -226,7 +188,7 @@ func TestGenuineButSomethingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := c.artifacts["x64/mpam-fe.exe"]
+	a := c.Named["x64/mpam-fe.exe"]
 	if _, err := judge(f, c, nil, verifier.MicrosoftAnchors()...); !errors.Is(err, feed.ErrUntrusted) || !strings.Contains(err.Error(), "no definition update") {
 		t.Error(err)
 	}
@@ -264,10 +226,10 @@ func TestLinux(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"linux/production/arch_arm64/manifest.json", "linux/production/arch_arm64/updates.zip", "linux/production/arch_x86_64/manifest.json", "linux/production/arch_x86_64/updates.zip"}
-	if got := slices.Sorted(maps.Keys(a.artifacts)); !slices.Equal(got, want) {
+	if got := slices.Sorted(maps.Keys(a.Named)); !slices.Equal(got, want) {
 		t.Fatalf("%v", got)
 	}
-	if got := string(a.blobs[a.artifacts[want[2]].Digest]); got != "{\n  \"EngineVersion\": \"1.1.24090.11\",\n  \"DefinitionVersion\": \"1.441.7.0\"\n}\n" {
+	if got := string(a.Body(want[2])); got != "{\n  \"EngineVersion\": \"1.1.24090.11\",\n  \"DefinitionVersion\": \"1.441.7.0\"\n}\n" {
 		t.Errorf("manifest %s", got)
 	}
 	v, err := judge(f, a, nil, verifier.MicrosoftAnchors()...)
@@ -315,19 +277,19 @@ func TestPackagesAreWhole(t *testing.T) {
 	const z = "mac/production/arch_x86_64/updates.zip"
 	for why, change := range map[string]func(c *content){
 		"torn": func(c *content) {
-			b := bytes.Clone(c.blobs[c.artifacts[z].Digest])
+			b := bytes.Clone(c.Body(z))
 			b[bytes.Index(b, []byte("PK\x07\x08"))-8] ^= 1 // before the data descriptor
 			c.set(z, b)
 		},
 		"no zip":           func(c *content) { c.set(z, []byte("hello")) },
-		"another version":  func(c *content) { a := c.artifacts[z]; a.Version = "1.442.0.0"; c.artifacts[z] = a },
-		"another time":     func(c *content) { a := c.artifacts[z]; a.Time = taken; c.artifacts[z] = a },
-		"without manifest": func(c *content) { delete(c.artifacts, "mac/production/arch_x86_64/manifest.json") },
+		"another version":  func(c *content) { a := c.Named[z]; a.Version = "1.442.0.0"; c.Named[z] = a },
+		"another time":     func(c *content) { a := c.Named[z]; a.Time = taken; c.Named[z] = a },
+		"without manifest": func(c *content) { delete(c.Named, "mac/production/arch_x86_64/manifest.json") },
 		"another manifest": func(c *content) {
 			c.set("mac/production/arch_x86_64/manifest.json", []byte(`{"EngineVersion":"1.1.2.3","DefinitionVersion":"1.999.7.0"}`))
 		},
 	} {
-		c := &content{header: good.header, artifacts: maps.Clone(good.artifacts), blobs: maps.Clone(good.blobs)}
+		c := &content{Memory: good.Clone()}
 		change(c)
 		v, err := judge(f, c, nil, verifier.MicrosoftAnchors()...)
 		// Nothing else is in this snapshot, so the engine may refuse it whole.
@@ -348,9 +310,9 @@ func TestPackagesAreWhole(t *testing.T) {
 }
 
 func (s *content) set(p string, b []byte) {
-	a := s.artifacts[p]
+	a := s.Named[p]
 	a.Digest, a.Size = feed.DigestOf(b), int64(len(b))
-	s.artifacts[p], s.blobs[a.Digest] = a, b
+	s.Named[p], s.Blobs[a.Digest] = a, b
 }
 
 func TestConfig(t *testing.T) {

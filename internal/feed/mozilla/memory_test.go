@@ -110,9 +110,9 @@ func (b *bench) Put(_ context.Context, _ string, r io.Reader) (feed.Blob, error)
 	return b.keep(body), err
 }
 
-func (b *bench) keep(body []byte) blob {
+func (b *bench) keep(body []byte) feedtest.Blob {
 	b.blobs.set(feed.DigestOf(body), body)
-	return blob(body)
+	return feedtest.Blob(body)
 }
 
 func (b *bench) Add(a feed.Artifact) error {
@@ -121,12 +121,6 @@ func (b *bench) Add(a feed.Artifact) error {
 	b.next[a.Path] = a
 	return nil
 }
-
-type blob []byte
-
-func (b blob) Size() int64                             { return int64(len(b)) }
-func (b blob) Digest() feed.Digest                     { return feed.DigestOf(b) }
-func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(b).ReadAt(p, off) }
 
 // memory is a snapshot in memory.
 type memory struct {

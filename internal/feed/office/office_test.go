@@ -3,8 +3,6 @@ package office
 import (
 	"bytes"
 	"errors"
-	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/feedtest"
 	"github.com/hashike/hashike/verifier"
 )
 
@@ -98,10 +97,10 @@ func TestHashForms(t *testing.T) {
 
 func TestWithheldBuildIsNotOffered(t *testing.T) {
 	names := []string{"v64.cab", "v64_16.0.2.1.cab", "16.0.2.1/i640.cab", "16.0.2.1/a640_exp.cab", "v64_16.0.1.1.cab", "16.0.1.1/i640.cab"}
-	c := content{}
+	c := feedtest.NewMemory(feed.Header{Feed: "office"})
 	for _, n := range names {
 		p := "Current/office/data/" + n
-		c[p] = feed.Artifact{Path: p, Version: "16.0.2.1"}
+		c.Named[p] = feed.Artifact{Path: p, Version: "16.0.2.1"}
 	}
 	for _, x := range []struct{ withheld, want string }{
 		{"16.0.2.1/i640.cab", "v64_16.0.1.1.cab"}, {"16.0.2.1/a640_exp.cab", "v64.cab"}, {"16.0.1.1/i640.cab", "v64.cab"},
@@ -109,24 +108,6 @@ func TestWithheldBuildIsNotOffered(t *testing.T) {
 		v := feed.View{Content: c, Withheld: map[string]string{"Current/office/data/" + x.withheld: "test"}}
 		if got := offered(v, file{channel: "Current", arch: "x64", role: newest}); got != "Current/office/data/"+x.want {
 			t.Errorf("%s withheld: offered is %s", x.withheld, got)
-		}
-	}
-}
-
-type content map[string]feed.Artifact
-
-func (c content) Open(string) (fs.File, error) { return nil, fs.ErrNotExist }
-func (c content) Header() feed.Header          { return feed.Header{Feed: "office"} }
-func (c content) Lookup(p string) (feed.Artifact, bool) {
-	a, ok := c[p]
-	return a, ok
-}
-func (c content) Artifacts() iter.Seq2[feed.Artifact, error] {
-	return func(yield func(feed.Artifact, error) bool) {
-		for _, a := range c {
-			if !yield(a, nil) {
-				return
-			}
 		}
 	}
 }

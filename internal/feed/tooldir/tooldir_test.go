@@ -1,13 +1,11 @@
 package tooldir
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -21,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/feedtest"
 )
 
 // plain is a vendor whose index holds the version alone: nothing but the rest
@@ -97,46 +96,14 @@ func (t *torn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// sink keeps what was taken.
-type sink struct {
-	blobs map[feed.Digest][]byte
-	named map[string]feed.Artifact
-	state string
-}
+// sink keeps what was taken; it is also the snapshot that was made of it.
+type sink struct{ *feedtest.Memory }
 
-// A sink is also the snapshot that was made of it.
-func (s *sink) Header() feed.Header { return feed.Header{State: s.state} }
-func (s *sink) Lookup(p string) (feed.Artifact, bool) {
-	a, ok := s.named[p]
-	a.Size = int64(len(s.blobs[a.Digest]))
-	return a, ok
-}
-func (s *sink) Artifacts() iter.Seq2[feed.Artifact, error] {
-	return func(func(feed.Artifact, error) bool) {}
-}
-func (s *sink) Open(p string) (fs.File, error) {
-	a, ok := s.named[p]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return fstest.MapFS{p: &fstest.MapFile{Data: s.blobs[a.Digest]}}.Open(p)
-}
-
-type blob []byte
-
-func (b blob) Size() int64                             { return int64(len(b)) }
-func (b blob) Digest() feed.Digest                     { return feed.DigestOf(b) }
-func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(b).ReadAt(p, off) }
+func newSink() *sink { return &sink{feedtest.NewMemory(feed.Header{})} }
 
 func (s *sink) Load(context.Context, feed.Request, feed.Want) (feed.Blob, error) {
 	return nil, errors.New("nothing is downloaded")
 }
-func (s *sink) Put(_ context.Context, _ string, r io.Reader) (feed.Blob, error) {
-	b, err := io.ReadAll(r)
-	s.blobs[feed.DigestOf(b)] = b
-	return blob(b), err
-}
-func (s *sink) Add(a feed.Artifact) error { s.named[a.Path] = a; return nil }
 
 type source struct{ fs.FS }
 
@@ -197,11 +164,11 @@ func TestTornFolderIsNeverTaken(t *testing.T) {
 			}()
 			var held *sink
 			for range 25 {
-				s := &sink{blobs: map[feed.Digest][]byte{}, named: map[string]feed.Artifact{}}
+				s := newSink()
 				var prev feed.Content // what is not new comes from it
 				if held != nil {
 					prev = held
-					maps.Copy(s.blobs, held.blobs)
+					maps.Copy(s.Blobs, held.Blobs)
 				}
 				state, err := f.Fetch(t.Context(), source{dir}, prev, s)
 				if errors.Is(err, feed.ErrUnchanged) {
@@ -216,18 +183,18 @@ func TestTornFolderIsNeverTaken(t *testing.T) {
 					continue
 				}
 				taken++
-				s.state = state
+				s.Head.State = state
 				if reader.IntN(3) > 0 {
 					held = s
 				}
 				dir.mu.Lock()
-				whole := generations[string(s.blobs[s.named["index.ini"].Digest])]
+				whole := generations[string(s.Body("index.ini"))]
 				dir.mu.Unlock()
-				if len(s.named) != len(whole)+1 {
-					t.Errorf("seed %d: %d files of %d", seed, len(s.named)-1, len(whole))
+				if len(s.Named) != len(whole)+1 {
+					t.Errorf("seed %d: %d files of %d", seed, len(s.Named)-1, len(whole))
 				}
 				for p, body := range whole {
-					if got := string(s.blobs[s.named[p].Digest]); got != body {
+					if got := string(s.Body(p)); got != body {
 						t.Errorf("seed %d: %s is %q, not %q", seed, p, got, body)
 					}
 				}
@@ -336,7 +303,7 @@ func TestConfig(t *testing.T) {
 func TestStrangeFolders(t *testing.T) {
 	f, _ := plain().feed(Config{Quiet: feed.Duration(minQuiet), Yellow: 1, Red: 1})
 	take := func(dir fs.FS) error {
-		_, err := f.Fetch(t.Context(), source{dir}, nil, &sink{blobs: map[feed.Digest][]byte{}, named: map[string]feed.Artifact{}})
+		_, err := f.Fetch(t.Context(), source{dir}, nil, newSink())
 		return err
 	}
 	one := func(names ...string) fstest.MapFS {

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"iter"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -27,6 +25,7 @@ import (
 	"github.com/hashike/hashike/fetcher"
 	"github.com/hashike/hashike/internal/cas"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/feedtest"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/verifier"
 )
@@ -158,55 +157,18 @@ func verify(f *tree, c feed.Content, tr feed.Trust) (*proof, error) {
 	return p, f.Verify(context.Background(), c, tr, p)
 }
 
-// memory is a snapshot in memory.
-type memory struct {
-	files map[string][]byte
-	arts  map[string]feed.Artifact
-}
-
-func content(files map[string][]byte, origin feed.Origin) *memory {
-	m := &memory{files, map[string]feed.Artifact{}}
+// content is a snapshot in memory.
+func content(files map[string][]byte, origin feed.Origin) *feedtest.Memory {
+	m := feedtest.NewMemory(feed.Header{Feed: "tools", Kind: "tree", Serial: 1})
 	for p, b := range files {
 		class := feed.Feature
 		if strings.HasPrefix(p, "SHA256SUMS") {
 			class = feed.Metadata
 		}
-		m.arts[p] = feed.Artifact{Path: p, Digest: feed.DigestOf(b), Size: int64(len(b)), Class: class, Origin: origin}
+		m.Set(feed.Artifact{Path: p, Class: class, Origin: origin}, b)
 	}
 	return m
 }
-
-func (m *memory) Header() feed.Header { return feed.Header{Feed: "tools", Kind: "tree", Serial: 1} }
-func (m *memory) Lookup(p string) (feed.Artifact, bool) {
-	a, ok := m.arts[p]
-	return a, ok
-}
-func (m *memory) Artifacts() iter.Seq2[feed.Artifact, error] {
-	return func(yield func(feed.Artifact, error) bool) {
-		var paths []string
-		for p := range m.arts {
-			paths = append(paths, p)
-		}
-		slices.Sort(paths)
-		for _, p := range paths {
-			if !yield(m.arts[p], nil) {
-				return
-			}
-		}
-	}
-}
-func (m *memory) Open(p string) (fs.File, error) {
-	b, ok := m.files[p]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return &memoryFile{bytes.NewReader(b)}, nil
-}
-
-type memoryFile struct{ *bytes.Reader }
-
-func (f *memoryFile) Close() error               { return nil }
-func (f *memoryFile) Stat() (fs.FileInfo, error) { return nil, errors.ErrUnsupported }
 
 func list(files map[string][]byte) []byte {
 	var b bytes.Buffer
@@ -268,7 +230,7 @@ func TestAttacksRefused(t *testing.T) {
 	}
 	// The store's own damage is told apart from an attack.
 	c := content(fresh(), feed.Origin{})
-	c.files["SHA256SUMS"] = flip(sums)
+	c.Blobs[c.Named["SHA256SUMS"].Digest] = flip(sums)
 	if _, err := verify(f, c, trust(now, good)); !errors.Is(err, feed.ErrDamaged) {
 		t.Error(err)
 	}

@@ -120,7 +120,7 @@ func BenchmarkOpen(b *testing.B) {
 			arts[f.Path] = feed.Artifact{Path: f.Path}
 		}
 		made := time.Now()
-		c := newCatalog(x, feed.View{Content: &snapshot{artifacts: arts}, Published: taken})
+		c := newCatalog(x, feed.View{Content: &snapshot{Named: arts}, Published: taken})
 		cat := time.Since(made)
 		sc := c.scope("all", "", taken)
 		all := time.Since(made)

@@ -194,8 +194,7 @@ func TestClientIsBounded(t *testing.T) {
 		v.add(t, plain(numbered(i), 1, "Detectoid", ""))
 	}
 	definition(t, v, feedtest.NewPublisher(t, "x509-microsoft", "Microsoft Corporation", taken), 1)
-	o := &strict{t: t, netOutside: &netOutside{&outside{nil, &snapshot{artifacts: map[string]feed.Artifact{}, blobs: map[feed.Digest][]byte{},
-		header: feed.Header{Feed: "windows", Kind: "wsus", Serial: 1, Taken: taken}}}}}
+	o := &strict{t: t, netOutside: &netOutside{&outside{nil, windows(nil)}}}
 	if _, err := follower(t, v.URL, func(c *Config) {
 		c.Products, c.Classifications = []string{productDefender}, []string{classDefinition.String()}
 	}).Fetch(t.Context(), o, nil, o); err != nil {

@@ -139,7 +139,7 @@ func TestDefinitionsAreKeptToThree(t *testing.T) {
 	if err != nil || len(verdict.Withheld) > 0 {
 		t.Fatalf("%v, %v", verdict.Withheld, err)
 	}
-	if a := prev.artifacts[paths[13]]; a.Class != feed.Definition || a.Version != "KB2267602" {
+	if a := prev.Named[paths[13]]; a.Class != feed.Definition || a.Version != "KB2267602" {
 		t.Errorf("%+v", a)
 	}
 }

@@ -6,21 +6,19 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"iter"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/feedtest"
 	"github.com/hashike/hashike/internal/feed/wsus/terminal"
 	"github.com/hashike/hashike/verifier"
 )
@@ -66,40 +64,7 @@ const (
 	scan81    = "win8.1/WSUSSCAN.cab"
 )
 
-// snapshot is a Content in memory; store an Upstream and a Sink.
-type snapshot struct {
-	header    feed.Header
-	artifacts map[string]feed.Artifact
-	blobs     map[feed.Digest][]byte
-}
-
-func (s *snapshot) Header() feed.Header { return s.header }
-func (s *snapshot) Lookup(p string) (feed.Artifact, bool) {
-	a, ok := s.artifacts[p]
-	return a, ok
-}
-func (s *snapshot) Artifacts() iter.Seq2[feed.Artifact, error] {
-	return func(yield func(feed.Artifact, error) bool) {
-		for _, p := range slices.Sorted(maps.Keys(s.artifacts)) {
-			if !yield(s.artifacts[p], nil) {
-				return
-			}
-		}
-	}
-}
-func (s *snapshot) Open(p string) (fs.File, error) {
-	a, ok := s.artifacts[p]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return fstest.MapFS{p: &fstest.MapFile{Data: s.blobs[a.Digest], ModTime: taken}}.Open(p)
-}
-
-type blob []byte
-
-func (b blob) Size() int64                             { return int64(len(b)) }
-func (b blob) Digest() feed.Digest                     { return feed.DigestOf(b) }
-func (b blob) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(b).ReadAt(p, off) }
+type snapshot = feedtest.Memory
 
 type outside struct {
 	drop fs.FS
@@ -113,21 +78,14 @@ func (o *outside) Load(context.Context, feed.Request, feed.Want) (feed.Blob, err
 	return nil, errors.New("no network here")
 }
 func (o *outside) Dir(string) (fs.FS, error) { return o.drop, nil }
-func (o *outside) Put(_ context.Context, _ string, r io.Reader) (feed.Blob, error) {
-	b, err := io.ReadAll(r)
-	if err == nil {
-		o.blobs[feed.DigestOf(b)] = b
+
+// windows is an empty snapshot of this feed, the next after prev, with its blobs.
+func windows(prev *snapshot) *snapshot {
+	s := feedtest.NewMemory(feed.Header{Feed: "windows", Kind: "wsus", Serial: 1, Taken: taken})
+	if s.Time = taken; prev != nil {
+		s.Blobs, s.Head.Serial = prev.Blobs, prev.Head.Serial+1
 	}
-	return blob(b), err
-}
-func (o *outside) Add(a feed.Artifact) error {
-	b, ok := o.blobs[a.Digest]
-	if !ok {
-		return errors.New("added before it was stored: " + a.Path)
-	}
-	a.Size = int64(len(b))
-	o.artifacts[a.Path] = a
-	return nil
+	return s
 }
 
 func newKind(t testing.TB, groups map[string]string) *updates {
@@ -141,16 +99,13 @@ func newKind(t testing.TB, groups map[string]string) *updates {
 
 // take runs Fetch once.
 func take(f feed.Feed, drop fs.FS, prev *snapshot) (*snapshot, error) {
-	o := &outside{drop, &snapshot{artifacts: map[string]feed.Artifact{}, blobs: map[feed.Digest][]byte{},
-		header: feed.Header{Feed: "windows", Kind: "wsus", Serial: 1, Taken: taken}}}
+	o := &outside{drop, windows(prev)}
 	var p feed.Content
 	if prev != nil {
 		p = prev
-		o.blobs = prev.blobs
-		o.header.Serial = prev.header.Serial + 1
 	}
 	state, err := f.Fetch(context.Background(), o, p, o)
-	o.header.State = state
+	o.Head.State = state
 	return o.snapshot, err
 }
 

@@ -42,7 +42,7 @@ func bundleOf(ids ...identity) string {
 // snapshotOf holds documents in batches.
 func snapshotOf(t testing.TB, docs ...[]byte) *snapshot {
 	t.Helper()
-	s := &snapshot{artifacts: map[string]feed.Artifact{}, blobs: map[feed.Digest][]byte{}, header: feed.Header{Feed: "windows", Kind: "wsus", Serial: 1, Taken: taken}}
+	s := windows(nil)
 	o := &outside{nil, s}
 	put := func(a feed.Artifact, b []byte) {
 		x, err := o.Put(t.Context(), "", bytes.NewReader(b))

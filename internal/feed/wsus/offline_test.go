@@ -146,7 +146,7 @@ func (w *offlineWorld) judge(t testing.TB, f *updates, s *snapshot, marks map[st
 }
 
 func pathsOf(s *snapshot) (extract, cabinet string) {
-	for p, a := range s.artifacts {
+	for p, a := range s.Named {
 		if isExtract(a) {
 			extract = p
 		}
@@ -166,8 +166,8 @@ func TestOfflineCatalogue(t *testing.T) {
 	drop := w.drop(t)
 	c := fetched(t, f, drop, nil)
 	x, cabinet := pathsOf(c)
-	if len(c.artifacts) != 4 || x == "" || cabinet == "" {
-		t.Fatalf("%v", slices.Sorted(maps.Keys(c.artifacts)))
+	if len(c.Named) != 4 || x == "" || cabinet == "" {
+		t.Fatalf("%v", slices.Sorted(maps.Keys(c.Named)))
 	}
 	v, err := w.judge(t, f, c, nil)
 	if err != nil || len(v.Withheld) != 0 {
@@ -186,7 +186,7 @@ func TestOfflineCatalogue(t *testing.T) {
 	}
 	// The fragments that a terminal gets are the vendor's, byte for byte.
 	n := 0
-	err = eachFragment(bytes.NewReader(c.blobs[c.artifacts[x].Digest]), func(extractHead) error { return nil }, func(k fragmentKey, b []byte) error {
+	err = eachFragment(bytes.NewReader(c.Body(x)), func(extractHead) error { return nil }, func(k fragmentKey, b []byte) error {
 		name := partLetters[k.p] + "/" + strconv.Itoa(k.n)
 		if k.lang != "" {
 			name = partLetters[k.p] + "/" + k.lang + "/" + strconv.Itoa(k.n)
@@ -245,7 +245,7 @@ func TestOfflineVerify(t *testing.T) {
 	f := w.kind(t, nil)
 	good := fetched(t, f, w.drop(t), nil)
 	x, cabinet := pathsOf(good)
-	body := good.blobs[good.artifacts[x].Digest]
+	body := good.Body(x)
 	// forged is the snapshot with another extract, rightly labelled.
 	forged := func(change func(h *extractHead, k *fragmentKey, b []byte) []byte) *snapshot {
 		var out bytes.Buffer
@@ -264,14 +264,14 @@ func TestOfflineVerify(t *testing.T) {
 		if err := errors.Join(err, z.Close()); err != nil {
 			t.Fatal(err)
 		}
-		s := &snapshot{header: good.header, artifacts: maps.Clone(good.artifacts), blobs: maps.Clone(good.blobs)}
-		delete(s.artifacts, x)
-		delete(s.artifacts, cabinet)
+		s := good.Clone()
+		delete(s.Named, x)
+		delete(s.Named, cabinet)
 		d := feed.DigestOf(out.Bytes())
-		s.blobs[d] = out.Bytes()
+		s.Blobs[d] = out.Bytes()
 		a, c := offlineArtifacts(head, d)
-		a.Size, c.Size = int64(out.Len()), int64(len(s.blobs[c.Digest]))
-		s.artifacts[a.Path], s.artifacts[c.Path] = a, c
+		a.Size, c.Size = int64(out.Len()), int64(len(s.Blobs[c.Digest]))
+		s.Named[a.Path], s.Named[c.Path] = a, c
 		return s
 	}
 	same := func(h *extractHead, k *fragmentKey, b []byte) []byte { return b }
@@ -298,13 +298,13 @@ func TestOfflineVerify(t *testing.T) {
 			}
 			return b
 		}),
-		"without the cabinet": func() *snapshot { s := forged(same); _, c := pathsOf(s); delete(s.artifacts, c); return s }(),
+		"without the cabinet": func() *snapshot { s := forged(same); _, c := pathsOf(s); delete(s.Named, c); return s }(),
 		"the cabinet altered": func() *snapshot {
 			s := forged(same)
 			_, c := pathsOf(s)
-			a := s.artifacts[c]
-			s.blobs = maps.Clone(s.blobs)
-			s.blobs[a.Digest] = flip(s.blobs[a.Digest], 100_000)
+			a := s.Named[c]
+			s.Blobs = maps.Clone(s.Blobs)
+			s.Blobs[a.Digest] = flip(s.Blobs[a.Digest], 100_000)
 			return s
 		}(),
 	} {
@@ -348,8 +348,8 @@ func TestOfflineFromAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v, err := w.judge(t, f, c, nil); err != nil || len(v.Withheld) > 0 || c.artifacts[payload81].Size != int64(len(payload)) {
-		t.Fatalf("%v, %v, %v", v.Withheld, err, c.artifacts[payload81])
+	if v, err := w.judge(t, f, c, nil); err != nil || len(v.Withheld) > 0 || c.Named[payload81].Size != int64(len(payload)) {
+		t.Fatalf("%v, %v, %v", v.Withheld, err, c.Named[payload81])
 	}
 	asked = nil
 	if _, err := follow(f, c); !errors.Is(err, feed.ErrUnchanged) || len(asked) != 2 || !strings.HasSuffix(asked[0], "bytes=0-4095") {

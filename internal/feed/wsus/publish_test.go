@@ -84,11 +84,10 @@ func (o *townOutside) Dir(name string) (fs.FS, error) {
 }
 
 func (w *town) fetch(f *updates, prev *snapshot) (*snapshot, error) {
-	o := &townOutside{&outside{nil, &snapshot{artifacts: map[string]feed.Artifact{}, blobs: map[feed.Digest][]byte{},
-		header: feed.Header{Feed: "windows", Kind: "wsus", Serial: 1, Taken: taken}}}, w.dirs}
+	o := &townOutside{&outside{nil, windows(prev)}, w.dirs}
 	var p feed.Content
 	if prev != nil {
-		p, o.blobs, o.header.Serial = prev, prev.blobs, prev.header.Serial+1
+		p = prev
 	}
 	_, err := f.Fetch(w.t.Context(), o, p, o)
 	return o.snapshot, err
@@ -128,12 +127,12 @@ func (w *town) kind() *updates {
 
 func payloadOf(t testing.TB, s *snapshot) (path string, body []byte) {
 	t.Helper()
-	for p, a := range s.artifacts {
+	for p, a := range s.Named {
 		if strings.HasPrefix(p, "Content/") {
-			return p, s.blobs[a.Digest]
+			return p, s.Blobs[a.Digest]
 		}
 	}
-	t.Fatalf("no payload in %v", slices.Sorted(maps.Keys(s.artifacts)))
+	t.Fatalf("no payload in %v", slices.Sorted(maps.Keys(s.Named)))
 	return "", nil
 }
 
@@ -270,7 +269,7 @@ func TestPublishingAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if now, _ := payloadOf(t, b); c.artifacts[now].Digest != b.artifacts[now].Digest {
+	if now, _ := payloadOf(t, b); c.Named[now].Digest != b.Named[now].Digest {
 		t.Error("what did not change was signed anew")
 	}
 	if err := w.broken(f, c, publishDir); !errors.Is(err, fs.ErrNotExist) { // unplugged: nothing vanishes in silence

@@ -222,7 +222,7 @@ func TestCleanUp(t *testing.T) {
 		Files: []payloadFile{{Path: "f"}},
 		Revisions: []revision{{ID: 1, Update: 0, Type: 'S', Explicit: true, Sources: []int32{0}},
 			{ID: 2, Update: 1, Type: 'S', Explicit: true, Sources: []int32{0}, Supersedes: []int32{0}, Files: []int32{0}}}}
-	c := &snapshot{artifacts: map[string]feed.Artifact{"s": {Path: "s"}, "f": {Path: "f"}}}
+	c := &snapshot{Named: map[string]feed.Artifact{"s": {Path: "s"}, "f": {Path: "f"}}}
 	clean := func(v feed.View, had []feed.Decision, newer bool) []feed.Decision {
 		v.Content = c
 		m := map[string]feed.Decision{}

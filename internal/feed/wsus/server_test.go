@@ -20,6 +20,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/feed/feedtest"
 )
 
 // vendorServer is an upstream server written from the specification alone: it
@@ -293,8 +294,8 @@ func (o *netOutside) Do(ctx context.Context, r feed.Request) (*feed.Response, er
 }
 
 func (o *netOutside) Load(ctx context.Context, r feed.Request, w feed.Want) (feed.Blob, error) {
-	if b, ok := o.blobs[w.Digest]; ok {
-		return blob(b), nil
+	if b, ok := o.Blobs[w.Digest]; ok {
+		return feedtest.Blob(b), nil
 	}
 	res, err := http.Get(r.URL)
 	if err != nil {
@@ -308,8 +309,8 @@ func (o *netOutside) Load(ctx context.Context, r feed.Request, w feed.Want) (fee
 	if err != nil || feed.DigestOf(b) != w.Digest || int64(len(b)) != w.Size {
 		return nil, fmt.Errorf("%s: %d bytes: %w", r.URL, len(b), errors.Join(err, feed.ErrUntrusted))
 	}
-	o.blobs[w.Digest] = b
-	return blob(b), nil
+	o.Blobs[w.Digest] = b
+	return feedtest.Blob(b), nil
 }
 
 func follower(t testing.TB, upstream string, change func(*Config)) *updates {
@@ -331,16 +332,13 @@ func follower(t testing.TB, upstream string, change func(*Config)) *updates {
 
 // follow runs Fetch once against a server.
 func follow(f *updates, prev *snapshot) (*snapshot, error) {
-	o := &netOutside{&outside{nil, &snapshot{artifacts: map[string]feed.Artifact{}, blobs: map[feed.Digest][]byte{},
-		header: feed.Header{Feed: "windows", Kind: "wsus", Serial: 1, Taken: taken}}}}
+	o := &netOutside{&outside{nil, windows(prev)}}
 	var p feed.Content
 	if prev != nil {
 		p = prev
-		o.blobs = maps.Clone(prev.blobs)
-		o.header.Serial = prev.header.Serial + 1
 	}
 	state, err := f.Fetch(context.Background(), o, p, o)
-	o.header.State = state
+	o.Head.State = state
 	return o.snapshot, err
 }
 
@@ -364,7 +362,7 @@ func documentsOf(t testing.TB, s *snapshot) map[identity]string {
 			continue
 		}
 		n := 0
-		err := eachOriginal(bytes.NewReader(s.blobs[a.Digest]), func(o original) error {
+		err := eachOriginal(bytes.NewReader(s.Blobs[a.Digest]), func(o original) error {
 			n++
 			out[o.identity] = string(o.body)
 			return nil
@@ -406,7 +404,7 @@ func TestRoundTrip(t *testing.T) {
 	if got := documentsOf(t, b); !maps.Equal(got, docs) {
 		t.Errorf("%d revisions downstream, %d upstream, or with other bytes", len(got), len(docs))
 	}
-	if x, ok := b.Lookup(payload81); !ok || !bytes.Equal(b.blobs[x.Digest], v.files["WH6FexLo3nx830CZKdXdjIsmhKI="]) {
+	if x, ok := b.Lookup(payload81); !ok || !bytes.Equal(b.Blobs[x.Digest], v.files["WH6FexLo3nx830CZKdXdjIsmhKI="]) {
 		t.Error("the payload is missing or another")
 	}
 	if verdict, err := judge(second, b); err != nil || len(verdict.Withheld) > 0 {

@@ -38,8 +38,8 @@ func TestDropsAreTakenWholeOrNotAtAll(t *testing.T) {
 	f := newKind(t, nil)
 	drop := dropOf(t, "win8.1", "win6.1")
 	whole := fetched(t, f, drop, nil)
-	if len(whole.artifacts) != 5 {
-		t.Fatalf("%d artifacts: %v", len(whole.artifacts), slices.Sorted(maps.Keys(whole.artifacts)))
+	if len(whole.Named) != 5 {
+		t.Fatalf("%d artifacts: %v", len(whole.Named), slices.Sorted(maps.Keys(whole.Named)))
 	}
 	if _, err := take(f, drop, whole); !errors.Is(err, feed.ErrUnchanged) {
 		t.Fatalf("nothing new: %v", err)
@@ -55,8 +55,8 @@ func TestDropsAreTakenWholeOrNotAtAll(t *testing.T) {
 		d := dropOf(t, "win8.1", "win6.1")
 		change(d)
 		s := fetched(t, f, d, nil)
-		if _, there := s.artifacts[payload81]; there || len(s.artifacts) != 3 {
-			t.Errorf("%s: %v", why, slices.Sorted(maps.Keys(s.artifacts)))
+		if _, there := s.Named[payload81]; there || len(s.Named) != 3 {
+			t.Errorf("%s: %v", why, slices.Sorted(maps.Keys(s.Named)))
 		}
 		alone := fstest.MapFS{}
 		for n, file := range d {
@@ -98,23 +98,23 @@ func TestVerify(t *testing.T) {
 		t.Fatalf("%+v, %v", v, err)
 	}
 	var scan string
-	for p := range good.artifacts {
-		if strings.HasPrefix(p, "metadata/scan-") && bytes.Equal(good.blobs[good.artifacts[p].Digest], dropOf(t, "win8.1")[scan81].Data) {
+	for p := range good.Named {
+		if strings.HasPrefix(p, "metadata/scan-") && bytes.Equal(good.Body(p), dropOf(t, "win8.1")[scan81].Data) {
 			scan = p
 		}
 	}
 	// other is the good snapshot with one artifact changed.
 	other := func(p string, change func(*feed.Artifact) []byte) *snapshot {
-		s := &snapshot{header: good.header, artifacts: maps.Clone(good.artifacts), blobs: maps.Clone(good.blobs)}
-		a := s.artifacts[p]
-		delete(s.artifacts, p)
+		s := good.Clone()
+		a := s.Named[p]
+		delete(s.Named, p)
 		b := change(&a)
 		a.Digest, a.Size = feed.DigestOf(b), int64(len(b))
-		s.blobs[a.Digest] = b
-		s.artifacts[a.Path] = a
+		s.Blobs[a.Digest] = b
+		s.Named[a.Path] = a
 		return s
 	}
-	bytesOf := func(p string) []byte { return good.blobs[good.artifacts[p].Digest] }
+	bytesOf := func(p string) []byte { return good.Body(p) }
 	for _, c := range []struct {
 		why      string
 		s        *snapshot
@@ -158,7 +158,7 @@ func TestVerify(t *testing.T) {
 }
 
 func pathOf(t *testing.T, s *snapshot) string {
-	for p := range s.artifacts {
+	for p := range s.Named {
 		if strings.HasPrefix(p, "Content/") && p != payload81 {
 			return strings.TrimPrefix(p, "Content/")
 		}
@@ -211,9 +211,9 @@ func TestWithheldMetadata(t *testing.T) {
 	f := newKind(t, nil)
 	c := fetched(t, f, dropOf(t, "win8.1", "win6.1"), nil)
 	held := map[string]string{}
-	for p, a := range c.artifacts {
-		if isScan(a) && bytes.Equal(c.blobs[a.Digest], dropOf(t, "win8.1")[scan81].Data) {
-			c.blobs[a.Digest] = []byte("garbage")
+	for p, a := range c.Named {
+		if isScan(a) && bytes.Equal(c.Blobs[a.Digest], dropOf(t, "win8.1")[scan81].Data) {
+			c.Blobs[a.Digest] = []byte("garbage")
 			held[p] = "not a cabinet"
 		}
 	}
