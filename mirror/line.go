@@ -64,7 +64,7 @@ func (g lineGauges) Collect(ch chan<- prometheus.Metric) {
 		put(prometheus.GaugeValue, "silence_seconds", "Time since the newest packet of the outside.", max(g.s.o.Clock().Sub(l.Last).Seconds(), 0))
 	}
 	put(prometheus.CounterValue, "packets_total", "Packets of the outside.", float64(l.Packets))
-	put(prometheus.CounterValue, "packets_lost_total", "Packets missing by the gaps in their numbers.", float64(l.Lost))
+	put(prometheus.GaugeValue, "packets_lost", "Packets missing by the gaps in their numbers; one that comes late is no longer missing.", float64(l.Lost))
 	put(prometheus.CounterValue, "packets_foreign_total", "Packets of nobody who knows the line's key.", float64(l.Foreign))
 	if l.Drops >= 0 {
 		put(prometheus.CounterValue, "kernel_drops_total", "Packets dropped by this machine's kernel.", float64(l.Drops))

@@ -103,7 +103,7 @@ func TestLineMetrics(t *testing.T) {
 	scrape := func() string {
 		return ask(s.Handler(0), "127.0.0.1", "/metrics", "Host", "localhost:8081").Body.String()
 	}
-	for _, want := range []string{"hashike_diode_up 0", "hashike_diode_silence_seconds 50", "hashike_diode_packets_lost_total 20", "hashike_diode_kernel_drops_total 3", "hashike_diode_blocks_missing 3"} {
+	for _, want := range []string{"hashike_diode_up 0", "hashike_diode_silence_seconds 50", "hashike_diode_packets_lost 20", "hashike_diode_kernel_drops_total 3", "hashike_diode_blocks_missing 3"} {
 		if text := scrape(); !strings.Contains(text, "\n"+want+"\n") {
 			t.Errorf("%s is not in\n%s", want, text)
 		}

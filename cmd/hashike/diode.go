@@ -126,13 +126,20 @@ func (s *station) openLine(d config.Diode) (*line, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &line{d: d, profile: diode.Profile{Data: k, Parity: p, Shard: diode.ShardFor(d.MTU, to.IP.To4() == nil), Interleave: 32}}
+	v6 := to.IP.To4() == nil
+	shard := diode.ShardFor(d.MTU, v6)
+	l := &line{d: d, profile: diode.Profile{Data: k, Parity: p, Shard: shard, Interleave: diode.InterleaveFor(k, p, shard)}}
 	if err := l.profile.Check(); err != nil {
 		return nil, usageError{err}
 	}
-	l.o = diode.SendOptions{Rate: rate, Key: key, Report: func(err error) { s.app.report(s.diodeFault(err)) }}
-	l.wire, l.close, err = diode.Dial(d.To, diode.Segments)
-	return l, err
+	l.o = diode.SendOptions{Rate: rate, Key: key, Frame: diode.Frame, Report: func(err error) { s.app.report(s.diodeFault(err)) }}
+	if v6 {
+		l.o.Frame = diode.Frame6
+	}
+	if l.wire, l.close, err = diode.Dial(d.To, diode.Segments); err != nil {
+		return nil, s.diodeFault(err)
+	}
+	return l, nil
 }
 
 // job scans a directory. Urgent bundles go first, then those of some feeds
@@ -207,19 +214,19 @@ func (s *station) diodeSend(ctx context.Context, d config.Diode, dirs []string, 
 		return err
 	}
 	start := s.clock()
-	l.o.Done = func(j *diode.Job) {
-		fmt.Fprintln(s.out, s.cat.T("diode.pass", j.Table.Name, j.Pass(), bytesText(j.Table.Bytes)))
+	l.o.Done = func(j *diode.Job, pass int) {
+		fmt.Fprintln(s.out, s.cat.T("diode.pass", j.Table.Name, pass, bytesText(j.Table.Bytes)))
 	}
 	snd, err := diode.NewSender(l.wire, l.o)
 	if err != nil {
 		return err
 	}
 	for _, j := range jobs {
-		if err := snd.Add(ctx, j); err != nil {
-			return err
-		}
+		snd.Add(j)
 	}
-	err = snd.Run(ctx, false)
+	if err = snd.Run(ctx, false); err != nil && ctx.Err() == nil {
+		err = s.diodeFault(err)
+	}
 	fmt.Fprintln(s.out, s.cat.T("diode.sent", snd.Packets, bytesText(snd.Bytes), s.clock().Sub(start).Round(time.Second).String()))
 	detail := map[string]string{"packets": fmt.Sprint(snd.Packets), "to": d.To}
 	return errors.Join(err, s.audit("diode send", err, detail))
@@ -310,7 +317,7 @@ func (s *station) diodeReceive(ctx context.Context, d config.Diode, arrived func
 		return err
 	}
 	defer in.Close()
-	r, err := diode.NewReceiver(diode.ReceiveOptions{Dir: s.diodeDir(), Inbox: s.dir.Inbox(), Key: key, Keep: d.Keep, Clock: s.clock,
+	r, err := diode.NewReceiver(diode.ReceiveOptions{Dir: s.diodeDir(), Inbox: s.dir.Inbox(), Key: key, Clock: s.clock,
 		Report: func(err error) { s.app.report(s.diodeFault(err)) },
 		Arrived: func(f diode.Finished, dir string) {
 			fmt.Fprintln(s.out, s.cat.T("diode.arrived", f.Name, bytesText(f.Bytes), dir))
@@ -319,6 +326,8 @@ func (s *station) diodeReceive(ctx context.Context, d config.Diode, arrived func
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	go s.watchSilence(ctx, r)
 	return r.Run(ctx, in, b)
 }

@@ -152,7 +152,14 @@ type box struct {
 	seen  map[string]sight
 	sent  map[string]int // session → passes that are done
 	file  string
-	note  chan *diode.Job
+	note  chan passed
+	told  map[string]string // directory → what was told about it
+}
+
+// passed is a pass that is done, or a job that was dropped.
+type passed struct {
+	j    *diode.Job
+	pass int // 0: dropped
 }
 
 // diodeOutbox sends what appears in the outbox until the context ends.
@@ -165,18 +172,19 @@ func (s *station) diodeOutbox(ctx context.Context, l *line, still time.Duration)
 	if err := durable.Mkdir(s.diodeBox()); err != nil {
 		return err
 	}
-	b := &box{s: s, l: l, still: still, seen: map[string]sight{}, sent: map[string]int{}, file: filepath.Join(s.diodeDir(), "sent.json"), note: make(chan *diode.Job, 64)}
+	b := &box{s: s, l: l, still: still, seen: map[string]sight{}, sent: map[string]int{}, file: filepath.Join(s.diodeDir(), "sent.json"), note: make(chan passed, 64), told: map[string]string{}}
 	if raw, err := os.ReadFile(b.file); err == nil {
 		if err := json.Unmarshal(raw, &b.sent); err != nil {
 			b.sent = map[string]int{} // then everything is sent once more
 		}
 	}
-	l.o.Done = func(j *diode.Job) {
+	l.o.Done = func(j *diode.Job, pass int) {
 		select {
-		case b.note <- j:
+		case b.note <- passed{j, pass}:
 		default: // sending never waits; at worst a pass is sent again after a restart
 		}
 	}
+	l.o.Failed = func(j *diode.Job, _ error) { l.o.Done(j, 0) }
 	if b.snd, err = diode.NewSender(l.wire, l.o); err != nil {
 		return err
 	}
@@ -191,16 +199,22 @@ func (s *station) diodeOutbox(ctx context.Context, l *line, still time.Duration)
 		select {
 		case err := <-done:
 			return err
-		case j := <-b.note:
-			b.noted(j)
+		case p := <-b.note:
+			b.noted(p)
 		case <-t.C:
 		}
 	}
 }
 
-// noted writes down that a pass is done, so that a restart does not send it again.
-func (b *box) noted(j *diode.Job) {
-	fmt.Fprintln(b.s.out, b.s.cat.T("diode.pass", j.Table.Name, j.Pass(), bytesText(j.Table.Bytes)))
+// noted writes down that a pass is done, so that a restart does not send it
+// again. A folder that could not be read to its end is looked at again.
+func (b *box) noted(p passed) {
+	j := p.j
+	if p.pass == 0 {
+		delete(b.seen, j.Dir)
+		return
+	}
+	fmt.Fprintln(b.s.out, b.s.cat.T("diode.pass", j.Table.Name, p.pass, bytesText(j.Table.Bytes)))
 	if j.Only != nil {
 		return
 	}
@@ -226,11 +240,17 @@ func (b *box) look(ctx context.Context) {
 		if before.taken || time.Since(before.since) < b.still {
 			continue
 		}
+		if err := b.begin(dir); err != nil {
+			b.seen[dir] = sight{stamp: stamp, since: time.Now()} // again after a while
+			if b.told[dir] != err.Error() && ctx.Err() == nil {
+				b.told[dir] = err.Error()
+				b.s.app.report(b.s.diodeFault(err))
+			}
+			continue
+		}
+		delete(b.told, dir)
 		before.taken = true
 		b.seen[dir] = before
-		if err := b.begin(ctx, dir); err != nil && ctx.Err() == nil {
-			b.s.app.report(b.s.diodeFault(err))
-		}
 	}
 	lists, _ := filepath.Glob(filepath.Join(b.s.diodeBox(), "*.txt"))
 	for _, at := range lists {
@@ -240,7 +260,7 @@ func (b *box) look(ctx context.Context) {
 			j, err = b.s.answer(b.l, n, bundlesIn(b.s.diodeBox()))
 		}
 		if err == nil {
-			err = b.snd.Add(ctx, j)
+			b.snd.Add(j)
 		}
 		if rerr := durable.Rename(at, strings.TrimSuffix(at, ".txt")+".done"); rerr != nil {
 			err = errors.Join(err, rerr)
@@ -251,7 +271,7 @@ func (b *box) look(ctx context.Context) {
 	}
 }
 
-func (b *box) begin(ctx context.Context, dir string) error {
+func (b *box) begin(dir string) error {
 	j, err := b.s.diodeJob(dir, b.l, 0)
 	if err != nil {
 		return err
@@ -262,7 +282,8 @@ func (b *box) begin(ctx context.Context, dir string) error {
 			return nil
 		}
 	}
-	return b.snd.Add(ctx, j)
+	b.snd.Add(j)
+	return nil
 }
 
 // lineStatus is the receiver's state for pages and metrics; nil without a line.

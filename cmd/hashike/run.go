@@ -47,12 +47,7 @@ func (s *station) runOutside(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.Schedule(ctx, s.cfg.Feeds) })
 	if s.cfg.Diode.To != "" {
-		l, err := s.openLine(s.cfg.Diode)
-		if err != nil {
-			return err
-		}
-		defer l.close()
-		g.Go(func() error { return s.diodeOutbox(ctx, l, boxStill) })
+		g.Go(func() error { s.sending(ctx); return nil })
 	}
 	g.Go(func() error { s.closing(ctx); return nil })
 	return g.Wait()
@@ -78,11 +73,29 @@ func (s *station) runInside(ctx context.Context) error {
 	return g.Wait()
 }
 
-// hearing receives from the diode; what ends it is told, and it starts again:
-// terminals are served whatever becomes of the line.
+// hearing receives from the diode: terminals are served whatever becomes of
+// the line.
 func (s *station) hearing(ctx context.Context) {
+	s.again(ctx, func() error { return s.diodeReceive(ctx, s.cfg.Diode, func() {}) })
+}
+
+// sending empties the outbox into the diode: the vendors are asked whatever
+// becomes of the line.
+func (s *station) sending(ctx context.Context) {
+	s.again(ctx, func() error {
+		l, err := s.openLine(s.cfg.Diode)
+		if err != nil {
+			return err
+		}
+		defer l.close()
+		return s.diodeOutbox(ctx, l, boxStill)
+	})
+}
+
+// again does f until the context ends; what ends it is told, and it starts anew.
+func (s *station) again(ctx context.Context, f func() error) {
 	for ctx.Err() == nil {
-		if err := s.diodeReceive(ctx, s.cfg.Diode, func() {}); err != nil && ctx.Err() == nil {
+		if err := f(); err != nil && ctx.Err() == nil {
 			s.app.report(err)
 		}
 		select {

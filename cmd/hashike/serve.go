@@ -93,6 +93,12 @@ func (s *station) watchInbox(ctx context.Context, still time.Duration) {
 		for _, dir := range s.inboxReady(seen, still) {
 			var c consent // nobody is there to ask: what no blanket approval covers waits
 			err := s.importDirs(ctx, []string{dir}, &c, s.out)
+			if machine(err) { // a full disk, another operation: once more after a while
+				seen[dir] = sight{stamp: seen[dir].stamp, since: time.Now().Add(machineRests)}
+			}
+			if err == nil || superseded(err) {
+				err = errors.Join(err, s.imported(dir))
+			}
 			if err == nil {
 				err = errors.Join(s.advance(ctx, s.out), c.waits)
 			}
@@ -110,6 +116,25 @@ func (s *station) watchInbox(ctx context.Context, still time.Duration) {
 		case <-time.After(still / 4):
 		}
 	}
+}
+
+// machineRests is how long a folder waits whose import met this machine's limits.
+const machineRests = 5 * time.Minute
+
+// machine reports whether an error is this machine's and may pass.
+func machine(err error) bool {
+	if err == nil {
+		return false
+	}
+	exit, _ := class(err)
+	return exit == exitMachine
+}
+
+// superseded reports whether a bundle was refused only because newer ones were
+// imported: of its files those were kept that still lacked.
+func superseded(err error) bool {
+	f := faults(err)
+	return len(f) == 1 && f[0].Code == "H-503"
 }
 
 // sight is what a folder of the inbox looked like, and since when.

@@ -56,7 +56,7 @@ type DiodeSend struct {
 type DiodeReceive struct {
 	Listen    string `toml:"listen" doc:"受け取るアドレス（例 \":7400\"）。空なら一方向装置を使わない / where packets arrive; empty is no diode"`
 	Interface string `toml:"interface" doc:"マルチキャストのときの受け口の名前 / interface, for multicast"`
-	Keep      int    `toml:"keep" doc:"受け取った更新便を受信箱に残す数 / received bundles kept in the inbox"`
+	Keep      int    `toml:"keep" doc:"受信箱に残す、取り込みずみの更新便の数 / imported bundles kept in the inbox"`
 }
 
 // DiodeDefaults are what a configuration without a [diode] block has.

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/hashike/hashike/internal/durable"
@@ -184,6 +182,9 @@ func (s *session) again(i int) {
 func (s *session) arrive() error {
 	s.io.Lock()
 	defer s.io.Unlock()
+	if s.over.Load() { // given up meanwhile
+		return nil
+	}
 	r, name := s.r, hex.EncodeToString(s.id[:])
 	whole := r.o.Clock()
 	if err := s.flush(); err != nil {
@@ -212,26 +213,5 @@ func (s *session) arrive() error {
 	r.count.s.Problem = ""
 	r.count.mu.Unlock()
 	r.o.Arrived(f, to)
-	return errors.Join(durable.RemoveAll(s.dir), r.prune())
-}
-
-// prune removes the oldest received sessions from the inbox.
-func (r *Receiver) prune() error {
-	ents, err := os.ReadDir(r.o.Inbox)
-	if err != nil {
-		return err
-	}
-	var list []os.FileInfo
-	for _, e := range ents {
-		if st, err := e.Info(); err == nil && st.IsDir() && strings.HasPrefix(e.Name(), "diode-") {
-			list = append(list, st)
-		}
-	}
-	slices.SortFunc(list, func(a, b os.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
-	for ; len(list) > r.o.Keep; list = list[1:] {
-		if err := durable.RemoveAll(filepath.Join(r.o.Inbox, list[0].Name())); err != nil {
-			return err
-		}
-	}
-	return nil
+	return durable.RemoveAll(s.dir)
 }

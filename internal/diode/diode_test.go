@@ -257,9 +257,7 @@ func send(t testing.TB, w Wire, o SendOptions, jobs ...*Job) {
 		t.Fatal(err)
 	}
 	for _, j := range jobs {
-		if err := s.Add(context.Background(), j); err != nil {
-			t.Fatal(err)
-		}
+		s.Add(j)
 	}
 	if err := s.Run(context.Background(), false); err != nil {
 		t.Fatal(err)
@@ -450,14 +448,14 @@ func TestPriorities(t *testing.T) {
 	ctx := context.Background()
 	first, second := job(t, large, small(), 1), job(t, urgent, small(), 1)
 	second.Priority = 20
-	s.Add(ctx, first)
+	s.Add(first)
 	s.take()
 	for range 3 { // the large one is under way
 		if err := s.step(ctx, s.pick()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.Add(ctx, second)
+	s.Add(second)
 	if err := s.Run(ctx, false); err != nil {
 		t.Fatal(err)
 	}
@@ -486,8 +484,8 @@ func TestFolderChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Add(context.Background(), j)
-	s.Add(context.Background(), job(t, next, small(), 1))
+	s.Add(j)
+	s.Add(job(t, next, small(), 1))
 	if err := s.Run(context.Background(), false); err != nil || told == nil {
 		t.Fatal(err, told)
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -268,4 +270,57 @@ func TestMeasure(t *testing.T) {
 	if p := Choose(m.Loss()); p.Parity < 40 {
 		t.Errorf("profile %+v for 5 %%", p)
 	}
+}
+
+// Whoever says that nobody listens, and says it all the time, costs no packet.
+func TestRefusalsCostNothing(t *testing.T) {
+	gone, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := gone.LocalAddr().String()
+	gone.Close() // the kernel answers each packet with "port unreachable"
+	for _, way := range []Batching{Segments, Many, Plain} {
+		wire, done, err := Dial(at, way)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const size, count = 600, 400
+		before := sentPackets(t)
+		for range count / 4 {
+			if err := wire.Write(make([]byte, 4*size), size); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := done(); err != nil {
+			t.Fatal(err)
+		}
+		want := int64(count)
+		if way == Segments { // the kernel counts writes
+			want /= 4
+		}
+		if n := sentPackets(t) - before; n < want {
+			t.Errorf("way %d: %d of %d packets were sent", way, n, want)
+		}
+	}
+}
+
+// sentPackets is the kernel's count of UDP packets sent.
+func sentPackets(t *testing.T) (n int64) {
+	b, err := os.ReadFile("/proc/net/snmp")
+	if err != nil {
+		t.Skip(err)
+	}
+	var names []string
+	for l := range strings.Lines(string(b)) {
+		f := strings.Fields(l)
+		if f[0] != "Udp:" {
+			continue
+		}
+		if i := slices.Index(names, "OutDatagrams"); i > 0 {
+			n, _ = strconv.ParseInt(f[i], 10, 64)
+		}
+		names = f
+	}
+	return n
 }

@@ -16,6 +16,8 @@ const (
 	// Frame is what a packet costs on the wire besides its UDP payload: IPv4
 	// and UDP header, Ethernet header, checksum, preamble and gap.
 	Frame = 20 + 8 + 14 + 4 + 8 + 12
+	// Frame6 is the same with IPv6's header.
+	Frame6 = Frame + 20
 
 	minShard = 512
 	maxShard = 8896 // MTU 9000

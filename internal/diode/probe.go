@@ -131,6 +131,13 @@ func Choose(loss float64) Profile {
 	return list[len(list)-1]
 }
 
+// InterleaveFor is how many blocks a sender sends in turns: 32, fewer where
+// their packets are so large that two groups would crowd the 64 MiB which a
+// receiver has for blocks that are not whole.
+func InterleaveFor(data, parity, shard int) int {
+	return max(1, min(32, (24<<20)/((data+parity)*shard)))
+}
+
 // ShardFor is the largest shard whose packet fits an MTU, with IPv6's header
 // if v6.
 func ShardFor(mtu int, v6 bool) int {

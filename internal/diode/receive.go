@@ -25,7 +25,6 @@ type ReceiveOptions struct {
 	Dir   string // its own: spool, status, what was received
 	Inbox string // on the same file system: whole sessions appear here, "diode-<id>"
 	Key   Key
-	Keep  int   // whole sessions kept in the inbox; 0 is five
 	Block int64 // bytes for blocks that are not whole yet; 0 is 64 MiB
 	Ring  int64 // bytes of packets that wait for their turn; 0 is 32 MiB
 	Spill int64 // bytes on disk for blocks put aside; 0 is 2 GiB
@@ -55,6 +54,7 @@ type Receiver struct {
 	sessions map[ID]*session
 	tables   map[ID]*partialTable
 	done     map[ID]bool
+	leaving  map[ID]bool // given up; their directories are being removed
 	finished []Finished
 	recent   *session // of the packet before
 
@@ -64,6 +64,7 @@ type Receiver struct {
 	ring    chan *chunk
 	empties chan *chunk
 	workers int
+	removal sync.WaitGroup
 
 	rebuilt, damaged atomic.Int64
 	troubled         struct {
@@ -99,9 +100,6 @@ func NewReceiver(o ReceiveOptions) (*Receiver, error) {
 			*p = v
 		}
 	}
-	if o.Keep == 0 {
-		o.Keep = 5
-	}
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
@@ -114,7 +112,7 @@ func NewReceiver(o ReceiveOptions) (*Receiver, error) {
 	if o.checkpoint == 0 {
 		o.checkpoint = 5 * time.Second
 	}
-	r := &Receiver{o: o, seal: newSeal(o.Key), sessions: map[ID]*session{}, tables: map[ID]*partialTable{}, done: map[ID]bool{},
+	r := &Receiver{o: o, seal: newSeal(o.Key), sessions: map[ID]*session{}, tables: map[ID]*partialTable{}, done: map[ID]bool{}, leaving: map[ID]bool{},
 		hash: newHashQueue(), workers: runtime.GOMAXPROCS(0)}
 	for _, d := range []string{r.spool(), o.Inbox} {
 		if err := durable.Mkdir(d); err != nil {
@@ -211,6 +209,7 @@ func (r *Receiver) Run(ctx context.Context, in Inlet, buffer Buffer) error {
 	workers.Wait()
 	r.hash.close()
 	hasher.Wait()
+	r.removal.Wait()
 	r.spillAll()
 	r.checkpoint()
 	_ = writeStatus(r.o.Dir, r.Status())
@@ -259,7 +258,7 @@ func (r *Receiver) drain(ctx context.Context, in Inlet) error {
 
 func (r *Receiver) chunk(c *chunk) {
 	from := 0
-	var n, bytes, foreign, newer int64
+	var n, fresh, bytes, foreign, newer int64
 	r.count.mu.Lock()
 	defer r.count.mu.Unlock()
 	for _, end := range c.ends {
@@ -270,7 +269,9 @@ func (r *Receiver) chunk(c *chunk) {
 		case nil:
 			n++
 			bytes += int64(len(b))
-			r.count.runs.note(h.run, h.seq)
+			if r.count.runs.note(h.run, h.seq) {
+				fresh++
+			}
 			r.packet(h, shard)
 		case errNewer:
 			newer++
@@ -280,7 +281,7 @@ func (r *Receiver) chunk(c *chunk) {
 	}
 	s := &r.count.s
 	s.Packets, s.Bytes, s.Foreign, s.Newer = s.Packets+n, s.Bytes+bytes, s.Foreign+foreign, s.Newer+newer
-	if n > 0 {
+	if fresh > 0 { // whoever repeats old packets does not make the line live
 		s.LastPacket = r.o.Clock()
 	}
 }
@@ -289,7 +290,7 @@ func (r *Receiver) chunk(c *chunk) {
 func (r *Receiver) packet(h header, shard []byte) {
 	switch h.kind {
 	case kindTable:
-		if r.done[h.session] || r.session(h.session) != nil {
+		if r.done[h.session] || r.leaving[h.session] || r.session(h.session) != nil {
 			return
 		}
 		r.tableShard(h, shard)
@@ -327,17 +328,12 @@ func (r *Receiver) begin(id ID, packed []byte) error {
 	if err != nil {
 		return err
 	}
-	free, err := durable.Free(r.spool())
-	for _, s := range r.sessions { // what the others will still take
-		s.mu.Lock()
-		free -= max(s.t.Bytes-s.have*s.t.Block(), 0)
-		s.mu.Unlock()
+	if err := r.room(t); err != nil {
+		return err
 	}
-	if err == nil && t.Bytes+spare > free {
-		return fmt.Errorf("session %s of %d bytes: %d are free: %w", t.Name, t.Bytes, free, errNoSpace)
-	}
+	r.sweep()
 	if len(r.sessions) >= maxSessions {
-		r.forget()
+		r.forget(0)
 	}
 	s, err := newSession(r, id, t, packed)
 	if err != nil {
@@ -350,23 +346,60 @@ func (r *Receiver) begin(id ID, packed []byte) error {
 
 var errNoSpace = errors.New("no space")
 
-// forget drops the session that has been still for longest.
-func (r *Receiver) forget() {
-	var old *session
+// stale is how long nothing came of a session whose room another one needs: its
+// sender has given up, or sends the directory under another profile by now.
+const stale = time.Hour
+
+// room refuses a session that cannot fit beside what the others still take. A
+// session without a sender makes way.
+func (r *Receiver) room(t *Table) error {
+	for {
+		free, err := durable.Free(r.spool())
+		if err != nil {
+			return nil // nobody knows: the writes will tell
+		}
+		for _, s := range r.sessions {
+			s.mu.Lock()
+			free -= max(s.t.Bytes-s.have*s.t.Block(), 0)
+			s.mu.Unlock()
+		}
+		if t.Bytes+spare <= free {
+			return nil
+		}
+		if !r.forget(stale) {
+			return fmt.Errorf("session %s of %d bytes: %d are free: %w", t.Name, t.Bytes, free, errNoSpace)
+		}
+	}
+}
+
+// sweep takes sessions that arrived off the list. count.mu is held.
+func (r *Receiver) sweep() {
 	for id, s := range r.sessions {
 		if s.over.Load() {
 			delete(r.sessions, id)
 			r.done[id] = true
-		} else if old == nil || s.touched.Load() < old.touched.Load() {
+		}
+	}
+}
+
+// forget gives up the session that has been still for longest, and at least
+// for so long; false if there is none. count.mu is held.
+func (r *Receiver) forget(still time.Duration) bool {
+	r.sweep()
+	var old *session
+	for _, s := range r.sessions {
+		if old == nil || s.touched.Load() < old.touched.Load() {
 			old = s
 		}
 	}
-	if len(r.sessions) < maxSessions || old == nil {
-		return
+	if old == nil || r.o.Clock().Sub(time.Unix(0, old.touched.Load())) < still {
+		return false
 	}
 	delete(r.sessions, old.id)
+	r.leaving[old.id] = true
 	old.abandon()
-	r.o.Report(fmt.Errorf("session %s was given up for newer ones", old.t.Name))
+	r.trouble(fmt.Errorf("session %s was given up for newer ones", old.t.Name))
+	return true
 }
 
 // problem shows an error in the status and reports it when it is news.
@@ -392,7 +425,7 @@ func (r *Receiver) watch(ctx context.Context, in Inlet) {
 		r.count.s.Drops = in.Drops()
 		r.count.mu.Unlock()
 		if err := writeStatus(r.o.Dir, r.Status()); err != nil && ctx.Err() == nil {
-			r.o.Report(err)
+			r.trouble(err)
 		}
 	}
 }
@@ -411,11 +444,15 @@ func (r *Receiver) checkpoints(ctx context.Context) {
 	}
 }
 
-// checkpoint makes what arrived durable, and then says so on the disk.
+// checkpoint makes what arrived durable, and then says so on the disk. What is
+// complete and still here met an error on its way to the inbox: it tries again.
 func (r *Receiver) checkpoint() {
 	for _, s := range r.open() {
 		if err := s.checkpoint(); err != nil {
-			r.o.Report(err)
+			r.trouble(err)
+		}
+		if s.complete() {
+			r.hash.all(s)
 		}
 	}
 }

@@ -1,12 +1,15 @@
 package diode
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -23,8 +26,12 @@ type SendOptions struct {
 	MaxBatch    int           // packets handed to the kernel at once; 0 is what fits
 	// Report is told what went wrong with a job; the line goes on.
 	Report func(error)
-	// Done is called after each pass of a job.
-	Done func(j *Job)
+	// Done is called after each pass of a job, with the number of it.
+	Done func(j *Job, pass int)
+	// Failed is called when a job is dropped because its directory cannot be read.
+	Failed func(j *Job, err error)
+	// Frame is what a packet costs on the wire besides its payload; 0 is IPv4's.
+	Frame int
 }
 
 // Wire takes packets of one size, one after the other in b. It never waits for
@@ -53,16 +60,14 @@ type Job struct {
 // ID is the job's session.
 func (j *Job) ID() ID { return j.id }
 
-// Pass counts the passes that are done.
-func (j *Job) Pass() int { return j.pass }
-
 // NewJob makes the job of a scanned directory.
 func NewJob(dir string, t *Table) (*Job, error) {
 	packed, id, err := t.encode()
 	return &Job{Dir: dir, Table: t, Passes: 1, packed: packed, id: id}, err
 }
 
-// Sender sends jobs by priority. It is one goroutine's; Add may be called by others.
+// Sender sends jobs by priority. It is one goroutine's; Add may be called by
+// others, before and while it runs.
 type Sender struct {
 	o     SendOptions
 	wire  Wire
@@ -73,8 +78,11 @@ type Sender struct {
 	batch []byte
 	size  int // of a packet in batch
 	jobs  []*Job
-	add   chan *Job
 	first bool
+
+	mu    sync.Mutex
+	added []*Job        // not yet among jobs
+	more  chan struct{} // something was added
 
 	Packets, Bytes int64 // sent on the wire
 }
@@ -97,9 +105,15 @@ func NewSender(w Wire, o SendOptions) (*Sender, error) {
 		o.Report = func(error) {}
 	}
 	if o.Done == nil {
-		o.Done = func(*Job) {}
+		o.Done = func(*Job, int) {}
 	}
-	s := &Sender{o: o, wire: w, seal: newSeal(o.Key), pace: newPacer(o.Rate), add: make(chan *Job, 64), first: true}
+	if o.Failed == nil {
+		o.Failed = func(*Job, error) {}
+	}
+	if o.Frame == 0 {
+		o.Frame = Frame
+	}
+	s := &Sender{o: o, wire: w, seal: newSeal(o.Key), pace: newPacer(o.Rate), more: make(chan struct{}, 1), first: true}
 	s.newRun()
 	return s, nil
 }
@@ -110,13 +124,14 @@ func (s *Sender) newRun() {
 	s.run, s.seq = binary.BigEndian.Uint64(b[:]), 0
 }
 
-// Add hands over a job. It may be called while the sender runs.
-func (s *Sender) Add(ctx context.Context, j *Job) error {
+// Add hands over a job.
+func (s *Sender) Add(j *Job) {
+	s.mu.Lock()
+	s.added = append(s.added, j)
+	s.mu.Unlock()
 	select {
-	case s.add <- j:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	case s.more <- struct{}{}:
+	default:
 	}
 }
 
@@ -147,13 +162,12 @@ func (s *Sender) Run(ctx context.Context, forever bool) error {
 
 // take moves handed-over jobs to the queue; a session that waits is not doubled.
 func (s *Sender) take() {
-	for {
-		select {
-		case j := <-s.add:
-			s.queue(j)
-		default:
-			return
-		}
+	s.mu.Lock()
+	added := s.added
+	s.added = nil
+	s.mu.Unlock()
+	for _, j := range added {
+		s.queue(j)
 	}
 }
 
@@ -175,7 +189,8 @@ func (s *Sender) queue(j *Job) {
 }
 
 // pick is the job to serve next: resends, then by priority, first passes before
-// repetitions, small before large.
+// repetitions, small before large. An endless job has its priority for its
+// first pass only: its repetitions would let nothing else through.
 func (s *Sender) pick() *Job {
 	if len(s.jobs) == 0 {
 		return nil
@@ -187,8 +202,8 @@ func (s *Sender) pick() *Job {
 				return -1
 			}
 			return 1
-		case a.Priority != b.Priority:
-			return b.Priority - a.Priority
+		case a.rank() != b.rank():
+			return cmp.Compare(b.rank(), a.rank())
 		case a.pass != b.pass:
 			return a.pass - b.pass
 		case a.Table.Bytes < b.Table.Bytes:
@@ -198,6 +213,13 @@ func (s *Sender) pick() *Job {
 		}
 		return 0
 	})
+}
+
+func (j *Job) rank() int {
+	if j.Passes == 0 && j.pass > 0 {
+		return math.MinInt
+	}
+	return j.Priority
 }
 
 // step sends one group of a job's blocks.
@@ -232,6 +254,7 @@ func (s *Sender) step(ctx context.Context, j *Job) error {
 		s.drop(j)
 		if ctx.Err() == nil {
 			s.o.Report(fmt.Errorf("%s: %w", j.Dir, g.err))
+			s.o.Failed(j, g.err)
 		}
 		return ctx.Err()
 	}
@@ -262,7 +285,7 @@ func (s *Sender) end(ctx context.Context, j *Job) error {
 	if last {
 		s.drop(j)
 	}
-	s.o.Done(j)
+	s.o.Done(j, j.pass)
 	return nil
 }
 
@@ -329,7 +352,7 @@ func (s *Sender) perBatch(size int) int {
 	if s.o.MaxBatch > 0 {
 		n = min(n, s.o.MaxBatch)
 	}
-	return max(1, min(n, int(float64(s.o.Rate)*0.002/8/float64(size+Frame))))
+	return max(1, min(n, int(float64(s.o.Rate)*0.002/8/float64(size+s.o.Frame))))
 }
 
 func (s *Sender) flush(ctx context.Context) error {
@@ -337,7 +360,7 @@ func (s *Sender) flush(ctx context.Context) error {
 		return ctx.Err()
 	}
 	n := len(s.batch) / s.size
-	bytes := len(s.batch) + n*Frame
+	bytes := len(s.batch) + n*s.o.Frame
 	if err := s.pace.wait(ctx, bytes); err != nil {
 		return err
 	}
@@ -357,7 +380,7 @@ func (s *Sender) beats(ctx context.Context, d time.Duration, shard int) error {
 // pad repeats one packet at the line's rate, at least ten times.
 func (s *Sender) pad(ctx context.Context, h header, d time.Duration, shard int) error {
 	body := make([]byte, shard)
-	n := max(10, int(float64(s.o.Rate)*d.Seconds()/8/float64(shard+headerSize+tagSize+Frame)))
+	n := max(10, int(float64(s.o.Rate)*d.Seconds()/8/float64(shard+headerSize+tagSize+s.o.Frame)))
 	for range n {
 		if err := s.packet(ctx, h, body); err != nil {
 			return err
@@ -384,8 +407,7 @@ func (s *Sender) idle(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case j := <-s.add:
-		s.queue(j)
+	case <-s.more:
 	case <-t.C:
 	}
 	return nil

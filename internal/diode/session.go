@@ -4,12 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,8 +40,8 @@ type session struct {
 	dirs    map[string]*os.Root // of the first folders in it
 	code    *fec.Code
 	since   time.Time
-	touched atomic.Int64
-	over    atomic.Bool // arrived or given up: nothing may be written any more
+	touched atomic.Int64 // when a block became whole, Unix ns
+	over    atomic.Bool  // arrived or given up: nothing may be written any more
 
 	open map[uint32]*openBlock // the sorting goroutine's
 
@@ -59,6 +59,7 @@ type session struct {
 	handles map[int]*os.File
 	spilled map[uint32]bool
 	pass    int
+	noted   int // pass on the disk
 }
 
 // hashState is how far the digest of a large file has come.
@@ -84,13 +85,18 @@ func newSession(r *Receiver, id ID, t *Table, packed []byte) (*session, error) {
 	if err := durable.Mkdir(dir); err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(filepath.Join(dir, nameSince), []byte(strconv.FormatInt(since.Unix(), 10))); err != nil {
+	if err := noteSince(dir, since, 0); err != nil {
 		return nil, err
 	}
 	if err := durable.WriteFile(filepath.Join(dir, nameTable), packed); err != nil {
 		return nil, err
 	}
 	return openSession(r, dir, id, t, since, nil)
+}
+
+// noteSince writes when a session began and how many passes of it ended.
+func noteSince(dir string, since time.Time, pass int) error {
+	return durable.WriteFile(filepath.Join(dir, nameSince), fmt.Appendf(nil, "%d %d", since.Unix(), pass))
 }
 
 // loadSession takes up a session where an earlier receiver left it.
@@ -104,15 +110,21 @@ func loadSession(r *Receiver, dir string, id ID) (*session, error) {
 		return nil, err
 	}
 	var since time.Time
+	var pass int
 	if b, err := os.ReadFile(filepath.Join(dir, nameSince)); err == nil {
-		n, _ := strconv.ParseInt(string(b), 10, 64)
+		var n int64
+		fmt.Sscan(string(b), &n, &pass)
 		since = time.Unix(n, 0)
 	}
 	have, err := os.ReadFile(filepath.Join(dir, nameHave))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return openSession(r, dir, id, t, since, have)
+	s, err := openSession(r, dir, id, t, since, have)
+	if err == nil {
+		s.pass, s.noted = pass, pass
+	}
+	return s, err
 }
 
 func openSession(r *Receiver, dir string, id ID, t *Table, since time.Time, have []byte) (*session, error) {
@@ -251,12 +263,23 @@ func (s *session) status() SessionStatus {
 	defer s.mu.Unlock()
 	o := SessionStatus{Name: s.t.Name, ID: hex.EncodeToString(s.id[:]), Bytes: s.t.Bytes, Blocks: s.t.Blocks(), Have: s.have,
 		Files: len(s.t.Files), Whole: s.wholeN, Since: s.since, Pass: s.pass}
-	if s.pass > 0 && s.have < o.Blocks {
+	if (s.pass > 0 || s.r.o.Clock().Sub(time.Unix(0, s.touched.Load())) > needAfter) && s.have < o.Blocks {
 		n := Need{Blocks: coarse(s.missing(), MaxSpans)}
 		copy(n.Session[:], s.id[:])
 		o.Need = n.String()
 	}
 	return o
+}
+
+// needAfter is how long a session without the end of a pass has been still when
+// its need list is shown all the same: its end packets may be lost too.
+const needAfter = 10 * time.Minute
+
+// complete reports whether every block is there.
+func (s *session) complete() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.have == s.t.Blocks()
 }
 
 // checkpoint flushes what was written, then the bitmap that says so.
@@ -267,13 +290,27 @@ func (s *session) checkpoint() error {
 		return nil
 	}
 	s.mu.Lock()
-	have, done := s.have, s.done.copyOf()
-	same := have == s.saved
-	s.saved = have
+	have, done, pass := s.have, s.done.copyOf(), s.pass
+	same, ended := have == s.saved, pass != s.noted
+	s.saved, s.noted = have, pass
 	s.mu.Unlock()
-	if same {
-		return nil
+	var err error
+	if ended {
+		err = noteSince(s.dir, s.since, pass)
 	}
+	if !same && err == nil {
+		err = s.save(done)
+	}
+	if err != nil { // again at the next checkpoint
+		s.mu.Lock()
+		s.saved, s.noted = -1, -1
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// save writes the bitmap of blocks once they are durable.
+func (s *session) save(done bits) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
@@ -303,19 +340,25 @@ func (s *session) flush() error {
 	})
 }
 
-// abandon forgets the session and what it had.
+// abandon forgets the session and what it had. The caller holds count.mu,
+// which whoever holds s.io may be waiting for: the disk is cleared apart.
 func (s *session) abandon() {
 	s.over.Store(true)
 	for n, b := range s.open {
 		delete(s.open, n)
 		s.r.pool.give(b.buf)
 	}
-	s.io.Lock()
-	defer s.io.Unlock()
-	s.shut()
-	if err := durable.RemoveAll(s.dir); err != nil {
-		s.r.trouble(err)
-	}
+	s.r.removal.Go(func() {
+		s.io.Lock()
+		defer s.io.Unlock()
+		s.shut()
+		if err := durable.RemoveAll(s.dir); err != nil {
+			s.r.trouble(err)
+		}
+		s.r.count.mu.Lock()
+		defer s.r.count.mu.Unlock()
+		delete(s.r.leaving, s.id)
+	})
 }
 
 // shut closes every file.

@@ -67,7 +67,7 @@ func (s *session) spill(b *openBlock) {
 	s.mu.Lock()
 	full := int64(len(s.spilled)+1)*int64(len(b.buf)) > s.r.o.Spill
 	s.mu.Unlock()
-	if full {
+	if free, err := durable.Free(s.dir); full || err == nil && free < spare {
 		return
 	}
 	out := make([]byte, maxCode/8, maxCode/8+len(b.buf)+4)

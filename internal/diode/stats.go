@@ -69,8 +69,11 @@ func (s Status) Silent(now time.Time) time.Time {
 	if last.IsZero() {
 		last = s.Started
 	}
-	if now.Sub(last) > SilentAfter {
+	switch d := now.Sub(last); {
+	case d > SilentAfter:
 		return last
+	case d < -SilentAfter: // the clock was set back: a line that lives has a newer packet already
+		return now
 	}
 	return time.Time{}
 }
@@ -125,11 +128,11 @@ const (
 	lateWindow  = 1 << 16
 )
 
-func (r *runs) note(id uint64, seq uint32) {
+// note counts a packet; false if it came before.
+func (r *runs) note(id uint64, seq uint32) bool {
 	for i := len(r.list) - 1; i >= 0; i-- {
 		if r.list[i].id == id {
-			r.list[i].note(seq)
-			return
+			return r.list[i].note(seq)
 		}
 	}
 	if len(r.list) == maxRunsKept {
@@ -139,9 +142,10 @@ func (r *runs) note(id uint64, seq uint32) {
 	x := &run{id: id, first: seq, last: seq, got: 1}
 	x.seen[seq%lateWindow/64] |= 1 << (seq % 64)
 	r.list = append(r.list, x)
+	return true
 }
 
-func (x *run) note(seq uint32) {
+func (x *run) note(seq uint32) bool {
 	switch {
 	case seq > x.last:
 		if seq-x.last >= lateWindow {
@@ -153,10 +157,11 @@ func (x *run) note(seq uint32) {
 		}
 		x.last = seq
 	case seq < x.first || x.last-seq >= lateWindow || x.seen[seq%lateWindow/64]&(1<<(seq%64)) != 0:
-		return
+		return false
 	}
 	x.seen[seq%lateWindow/64] |= 1 << (seq % 64)
 	x.got++
+	return true
 }
 
 func (x *run) lost() int64 { return int64(x.last) - int64(x.first) + 1 - x.got }

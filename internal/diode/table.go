@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -25,6 +26,7 @@ const (
 	maxTable    = 48 << 20 // bytes of JSON Lines
 	maxPacked   = 24 << 20 // as sent
 	maxPath     = 240
+	maxName     = 80      // bytes
 	maxStream   = 1 << 46 // 64 TiB
 	maxDepth    = 8
 	tableFormat = "hashike-diode"
@@ -152,7 +154,7 @@ func parseTable(raw []byte) (*Table, error) {
 	if err := head.Profile.Check(); err != nil {
 		return nil, fmt.Errorf("table: %w", err)
 	}
-	if head.Files < 1 || head.Files > maxFiles || head.Bytes < 0 || head.Bytes > maxStream || len(head.Name) > 80 {
+	if head.Files < 1 || head.Files > maxFiles || head.Bytes < 0 || head.Bytes > maxStream || len(head.Name) > maxName {
 		return nil, fmt.Errorf("table of %d files, %d bytes", head.Files, head.Bytes)
 	}
 	t := &Table{Profile: head.Profile, Name: printable(head.Name)}
@@ -239,6 +241,10 @@ func Scan(dir, name string, p Profile) (*Table, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
+	for len(name) > maxName {
+		_, n := utf8.DecodeLastRuneInString(name)
+		name = name[:len(name)-n]
+	}
 	t := &Table{Profile: p, Name: name}
 	err := filepath.WalkDir(dir, func(at string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -269,7 +275,7 @@ func Scan(dir, name string, p Profile) (*Table, error) {
 		return nil, fmt.Errorf("%s: %w", dir, fs.ErrNotExist)
 	}
 	slices.SortFunc(t.Files, func(a, b File) int {
-		if x, y := strings.HasPrefix(a.Path, "blobs/"), strings.HasPrefix(b.Path, "blobs/"); x != y {
+		if x, y := isBlob(a.Path), isBlob(b.Path); x != y {
 			if y {
 				return -1
 			}
@@ -289,6 +295,9 @@ func Scan(dir, name string, p Profile) (*Table, error) {
 	}
 	return t, checkPaths(t.Files)
 }
+
+// isBlob reports whether a file lies below blobs/ of a volume.
+func isBlob(p string) bool { return strings.Contains("/"+p, "/blobs/") }
 
 func digestOf(at string) ([sha256.Size]byte, error) {
 	f, err := os.Open(at)

@@ -42,17 +42,26 @@ func single(c *net.UDPConn, b []byte, size int) error {
 
 // tolerate repeats a write while the device's queue is full, for up to a
 // second, and ignores what the network says: there is no way back on a diode,
-// so whoever says that the peer is away is not the peer.
+// so whoever says that the peer is away is not the peer. The kernel tells such
+// a word by refusing the next write, once: what was refused is written again,
+// or anybody could stop a transfer by saying it often.
 func tolerate(write func() error) error {
 	var err error
-	for range 500 {
-		if err = write(); err == nil || deaf(err) {
+	for said, full := 0, 0; said < 8 && full < 500; {
+		switch err = write(); {
+		case err == nil:
 			return nil
-		}
-		if !crowded(err) {
+		case deaf(err):
+			said++
+		case crowded(err):
+			full++
+			time.Sleep(2 * time.Millisecond)
+		default:
 			return err
 		}
-		time.Sleep(2 * time.Millisecond)
+	}
+	if deaf(err) { // no route just now: lost, as on any line
+		return nil
 	}
 	return err
 }
