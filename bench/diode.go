@@ -501,8 +501,8 @@ func oneWaySoak(l *lab) error {
 	}
 	defer in.stop()
 	time.Sleep(time.Second)
-	l.head("minutes", "bundles sent", "arrived", "receiver MiB now", "peak")
-	sent, arrived := 0, map[string]bool{}
+	l.head("minutes", "bundles sent", "arrived identical", "receiver MiB now", "peak")
+	sent, arrived := 0, 0
 	began, told := time.Now(), time.Time{}
 	for time.Since(began) < length {
 		sent++
@@ -514,6 +514,9 @@ func oneWaySoak(l *lab) error {
 		if _, err := child(o.command(o.out, "outside", "diode", "send", content, "--to", diodeAt, "--rate", "200M", "--passes", "1")); err != nil {
 			return err
 		}
+		if o.taken(content) {
+			arrived++
+		}
 		os.RemoveAll(content)
 		if time.Since(told) > length/6 {
 			told = time.Now()
@@ -522,20 +525,25 @@ func oneWaySoak(l *lab) error {
 			}
 		}
 	}
-	time.Sleep(5 * time.Second)
 	return o.soakRow(in, sent, arrived, length)
 }
 
-// soakRow adds what arrived since the last row: the receiver's own list keeps
-// the newest thousand.
-func (o *oneway) soakRow(in *server, sent int, arrived map[string]bool, at time.Duration) error {
-	b, err := os.ReadFile(o.path("inside", "diode", "received"))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+// taken waits for a directory in the inbox that is the same to the byte, and
+// removes it.
+func (o *oneway) taken(content string) bool {
+	for range 100 {
+		found, _ := filepath.Glob(o.path("inside", "inbox", "diode-*"))
+		for _, dir := range found {
+			if sh("diff", "-r", content, dir) == nil {
+				return os.RemoveAll(dir) == nil
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	for _, id := range strings.Fields(string(b)) {
-		arrived[id] = true
-	}
+	return false
+}
+
+func (o *oneway) soakRow(in *server, sent, arrived int, at time.Duration) error {
 	peak, err := highWater(in.cmd.Process.Pid)
 	if err != nil {
 		return err
@@ -547,6 +555,6 @@ func (o *oneway) soakRow(in *server, sent int, arrived map[string]bool, at time.
 			now = pages * float64(os.Getpagesize()) / (1 << 20)
 		}
 	}
-	o.l.row(fmt.Sprintf("%.1f", at.Minutes()), strconv.Itoa(sent), strconv.Itoa(len(arrived)), fmt.Sprintf("%.0f", now), fmt.Sprintf("%.0f", peak))
+	o.l.row(fmt.Sprintf("%.1f", at.Minutes()), strconv.Itoa(sent), strconv.Itoa(arrived), fmt.Sprintf("%.0f", now), fmt.Sprintf("%.0f", peak))
 	return nil
 }
