@@ -23,6 +23,9 @@ func (s *station) imported(dir string) error {
 	if !receivedDir.MatchString(name) {
 		return nil
 	}
+	if err := durable.Mkdir(s.diodeDir()); err != nil { // a directory by this name may come from elsewhere
+		return err
+	}
 	at := filepath.Join(s.diodeDir(), "imported.json")
 	var list []string // oldest first
 	b, err := os.ReadFile(at)

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -480,14 +481,16 @@ func TestFolderChanges(t *testing.T) {
 	o := quick(key)
 	var told error
 	o.Report = func(err error) { told = err }
+	var dropped []*Job
+	o.Failed = func(j *Job, _ error) { dropped = append(dropped, j) }
 	s, err := NewSender(a, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Add(j)
 	s.Add(job(t, next, small(), 1))
-	if err := s.Run(context.Background(), false); err != nil || told == nil {
-		t.Fatal(err, told)
+	if err := s.Run(context.Background(), false); err != nil || told == nil || !slices.Equal(dropped, []*Job{j}) {
+		t.Fatal(err, told, dropped)
 	}
 	a.over()
 	same(t, next, g.wait())
