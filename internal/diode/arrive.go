@@ -192,6 +192,9 @@ func (s *session) arrive() error {
 	}
 	s.shut()
 	to := filepath.Join(r.o.Inbox, "diode-"+name)
+	if err := durable.RemoveAll(to); err != nil { // received long ago, and forgotten
+		return err
+	}
 	durable.Step("before arrive " + name)
 	if err := durable.Rename(filepath.Join(s.dir, dirFiles), to); err != nil {
 		return err
@@ -206,6 +209,7 @@ func (s *session) arrive() error {
 	}
 	f := Finished{Name: s.t.Name, ID: name, Bytes: s.t.Bytes, Since: s.since, Whole: whole, At: r.o.Clock()}
 	r.count.mu.Lock()
+	r.done[s.id] = true // also if it was given up at this moment
 	r.finished = append(r.finished, f)
 	if n := len(r.finished); n > 20 {
 		r.finished = r.finished[n-20:]

@@ -307,7 +307,11 @@ func TestRefusalsCostNothing(t *testing.T) {
 
 // sentPackets is the kernel's count of UDP packets sent.
 func sentPackets(t *testing.T) (n int64) {
-	b, err := os.ReadFile("/proc/net/snmp")
+	// /proc/net is the main thread's namespace, which another test may have
+	// taken elsewhere.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b, err := os.ReadFile("/proc/thread-self/net/snmp")
 	if err != nil {
 		t.Skip(err)
 	}

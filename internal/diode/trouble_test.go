@@ -29,6 +29,23 @@ func TestNothingLeavesTheInbox(t *testing.T) {
 	}
 }
 
+// A session that comes once more after its note was lost replaces what it left.
+func TestForgottenSessionArrivesAgain(t *testing.T) {
+	key := RandomKey()
+	g := newRig(t, key)
+	src := tree(t, 52, 5, 0)
+	for range 2 {
+		a := newAir(9)
+		g.start(a)
+		send(t, a, quick(key), job(t, src, small(), 1))
+		same(t, src, g.wait())
+		g.stop()
+		if err := os.Remove(filepath.Join(g.o.Dir, doneFile)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // An inbox that was away for a moment costs no bundle.
 func TestArrivalIsTriedAgain(t *testing.T) {
 	key := RandomKey()
