@@ -124,14 +124,18 @@ func contentType(p string) string {
 }
 
 // FileHandler serves a ring's artifacts as a plain tree: enough for most vendors.
-func FileHandler(s Serving) http.Handler {
+func FileHandler(s Serving) http.Handler { return Published(s, ServeFile) }
+
+// Published answers with what the asker's ring has published, and says so
+// before there is anything. The path has no slash in front.
+func Published(s Serving, answer func(w http.ResponseWriter, r *http.Request, v View, path string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v, ok := s.View(s.Ring(r))
 		if !ok {
 			http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
 			return
 		}
-		ServeFile(w, r, v, strings.TrimPrefix(r.URL.Path, "/"))
+		answer(w, r, v, strings.TrimPrefix(r.URL.Path, "/"))
 	})
 }
 

@@ -18,13 +18,7 @@ const routes = "route.json"
 
 // Handler implements feed.Feed: the files, and the order of patches.
 func (f *acrobat) Handler(s feed.Serving) (http.Handler, error) {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, ok := s.View(s.Ring(r))
-		if !ok {
-			http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
-			return
-		}
-		p := strings.TrimPrefix(r.URL.Path, "/")
+	return feed.Published(s, func(w http.ResponseWriter, r *http.Request, v feed.View, p string) {
 		if p == routes {
 			route(w, r, v, feed.Asked(r, s.Base))
 			return

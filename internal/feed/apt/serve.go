@@ -18,13 +18,8 @@ import (
 // in mid-update is that index files are asked for by hash, and the by-hash
 // names and pool files of older publications stay reachable.
 func (f *archive) Handler(s feed.Serving) (http.Handler, error) {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, ok := s.View(s.Ring(r))
-		if !ok {
-			http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
-			return
-		}
-		feed.ServeFile(w, r, v, poolPath(strings.TrimPrefix(r.URL.Path, "/")))
+	return feed.Published(s, func(w http.ResponseWriter, r *http.Request, v feed.View, p string) {
+		feed.ServeFile(w, r, v, poolPath(p))
 	}), nil
 }
 

@@ -23,13 +23,7 @@ const updates = "extensions/update.xml"
 // Handler implements feed.Feed: the files, and the update manifest of
 // extensions, made for who asks.
 func (f *browsers) Handler(s feed.Serving) (http.Handler, error) {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, ok := s.View(s.Ring(r))
-		if !ok {
-			http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
-			return
-		}
-		p := strings.TrimPrefix(r.URL.Path, "/")
+	return feed.Published(s, func(w http.ResponseWriter, r *http.Request, v feed.View, p string) {
 		if p == updates {
 			manifest(w, r, v, feed.Asked(r, s.Base))
 			return

@@ -28,14 +28,7 @@ import (
 //     freshclam asks with its database's build time, and an older answer would
 //     freeze it.
 func (f *databases) Handler(s feed.Serving) (http.Handler, error) {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, ok := s.View(s.Ring(r))
-		if !ok {
-			http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
-			return
-		}
-		serve(w, r, v, strings.TrimPrefix(r.URL.Path, "/"))
-	}), nil
+	return feed.Published(s, serve), nil
 }
 
 func serve(w http.ResponseWriter, r *http.Request, v feed.View, name string) {

@@ -16,14 +16,7 @@ import (
 
 // Handler implements feed.Feed: the files.
 func (x *Intake) Handler(s feed.Serving) (http.Handler, error) {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, ok := s.View(s.Ring(r))
-		if !ok {
-			http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
-			return
-		}
-		feed.ServeFile(w, r, v, strings.TrimPrefix(r.URL.Path, "/"))
-	}), nil
+	return feed.FileHandler(s), nil
 }
 
 // descriptors are those of a snapshot.

@@ -17,13 +17,8 @@ import (
 // write "Office/Data" as they like, so case does not matter. Where the newest
 // build is withheld, terminals are told of the newest that is not.
 func (f *office) Handler(s feed.Serving) (http.Handler, error) {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, ok := s.View(s.Ring(r))
-		if !ok {
-			http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
-			return
-		}
-		p := spelt(strings.TrimPrefix(r.URL.Path, "/"))
+	return feed.Published(s, func(w http.ResponseWriter, r *http.Request, v feed.View, p string) {
+		p = spelt(p)
 		if n, ok := parsePath(p); ok && n.role == newest && len(v.Withheld) > 0 {
 			p = offered(v, n)
 		}

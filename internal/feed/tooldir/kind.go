@@ -150,13 +150,7 @@ func (f *folder) class(p string) feed.Class {
 // Windows, so a name in another case finds its file too.
 func (f *folder) Handler(s feed.Serving) (http.Handler, error) {
 	names := &folded{}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, ok := s.View(s.Ring(r))
-		if !ok {
-			http.Error(w, "nothing published yet", http.StatusServiceUnavailable)
-			return
-		}
-		p := strings.TrimPrefix(r.URL.Path, "/")
+	return feed.Published(s, func(w http.ResponseWriter, r *http.Request, v feed.View, p string) {
 		if strings.EqualFold(p, Manifest) {
 			http.NotFound(w, r)
 			return
