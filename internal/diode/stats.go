@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -206,4 +207,26 @@ func (c *counters) tick(now time.Time) {
 	if d := now.Sub(c.recent[i].at).Seconds(); d > 0 {
 		c.s.Rate = float64(c.s.Bytes-c.recent[i].bytes) * 8 / d
 	}
+}
+
+// Status is the line's state now.
+func (r *Receiver) Status() Status {
+	open := r.open()
+	r.count.mu.Lock()
+	s := r.count.s
+	s.Lost = r.count.runs.total()
+	s.Done = slices.Clone(r.finished)
+	r.count.mu.Unlock()
+	s.Written, s.Rebuilt, s.Damaged = r.o.Clock(), r.rebuilt.Load(), r.damaged.Load()
+	if s.Problem == "" {
+		r.troubled.Lock()
+		if r.o.Clock().Sub(r.troubled.at) < time.Hour {
+			s.Problem = r.troubled.text
+		}
+		r.troubled.Unlock()
+	}
+	for _, o := range open {
+		s.Sessions = append(s.Sessions, o.status())
+	}
+	return s
 }
