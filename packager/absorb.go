@@ -58,7 +58,7 @@ func (b *Bundle) Absorb(ctx context.Context, store *cas.Store) (Absorbed, error)
 	defer a.group.Close()
 	b.damaged = nil
 	for _, v := range b.volumes {
-		if b.present[v.Volume] != nil {
+		if len(b.present[v.Volume]) > 0 {
 			a.total += v.Bytes
 		}
 	}
@@ -102,7 +102,7 @@ func newAbsorber(ctx context.Context, b *Bundle, store *cas.Store) *absorber {
 }
 
 // each calls fn for every container of the volumes at hand.
-func (a *absorber) each(fn func(m *medium, c *Container) error) error {
+func (a *absorber) each(fn func(c *Container) error) error {
 	b := a.b
 	f, err := b.table(nameBlobs, b.set.Blobs)
 	if err != nil {
@@ -116,8 +116,8 @@ func (a *absorber) each(fn func(m *medium, c *Container) error) error {
 		if err := a.ctx.Err(); err != nil {
 			return err
 		}
-		if m := b.present[c.Volume]; m != nil {
-			if err := fn(m, c); err != nil {
+		if len(b.present[c.Volume]) > 0 {
+			if err := fn(c); err != nil {
 				return err
 			}
 		}
@@ -134,20 +134,24 @@ func (a *absorber) documents() error {
 			a.docs[sumOf(l.Evidence)] = l
 		}
 	}
-	return a.each(func(m *medium, c *Container) error {
+	return a.each(func(c *Container) error {
 		if c.Type != typeDocument {
 			return nil
 		}
 		a.tell(c)
-		l, ok := a.docs[sumOf(c.Digest)]
-		if !ok || a.b.standing == Older || a.b.judged.unapproved {
-			return a.checkOnly(m, c)
-		}
-		if l.Evidence == c.Digest {
-			return a.evidence(m, c, l)
-		}
-		return a.snapshot(m, c, l)
+		return a.fromAny(c, a.document)
 	})
+}
+
+func (a *absorber) document(m *medium, c *Container) error {
+	l, ok := a.docs[sumOf(c.Digest)]
+	if !ok || a.b.standing == Older || a.b.judged.unapproved {
+		return a.checkOnly(m, c)
+	}
+	if l.Evidence == c.Digest {
+		return a.evidence(m, c, l)
+	}
+	return a.snapshot(m, c, l)
 }
 
 func (a *absorber) snapshot(m *medium, c *Container, l FeedLine) error {
@@ -156,22 +160,22 @@ func (a *absorber) snapshot(m *medium, c *Container, l FeedLine) error {
 	}
 	r, err := openContainer(m, c)
 	if err != nil {
-		return a.damage(m, c, err)
+		return badCopy{err}
 	}
 	defer r.close()
 	snap, err := a.store.PutSnapshot(a.ctx, r, l.Snapshot)
 	if r.err != nil {
-		return a.damage(m, c, r.err)
+		return badCopy{r.err}
 	}
 	if err == nil {
 		if err := a.named(snap, l); err != nil {
 			return err
 		}
-		return a.ended(m, c, r.end())
+		return ended(r.end())
 	}
 	if errors.Is(err, feed.ErrDamaged) || errors.Is(err, feed.ErrUntrusted) {
 		if r.end() != nil { // the medium's fault; otherwise the set's
-			return a.damage(m, c, r.end())
+			return badCopy{r.end()}
 		}
 		return a.b.fault("H-501", feed.ErrUntrusted, "snapshot of %s: %v", l.Feed, err)
 	}
@@ -199,7 +203,7 @@ func (a *absorber) evidence(m *medium, c *Container, l FeedLine) error {
 	}
 	r, err := openContainer(m, c)
 	if err != nil {
-		return a.damage(m, c, err)
+		return badCopy{err}
 	}
 	defer r.close()
 	err = durable.WriteFrom(path, func(w io.Writer) error {
@@ -209,7 +213,7 @@ func (a *absorber) evidence(m *medium, c *Container, l FeedLine) error {
 		return r.end()
 	})
 	if err != nil && (r.err != nil || errors.Is(err, feed.ErrDamaged)) {
-		return a.damage(m, c, err)
+		return badCopy{err}
 	}
 	return a.full(err)
 }
@@ -263,7 +267,7 @@ func (a *absorber) fits() error {
 			}
 		}
 	}
-	err := a.each(func(_ *medium, c *Container) error {
+	err := a.each(func(c *Container) error {
 		switch c.Type {
 		case typeFile:
 			need += a.cost(c.Digest, c.Size)
@@ -327,9 +331,9 @@ func (a *absorber) tell(c *Container) {
 
 // payload reads everything that is not a document.
 func (a *absorber) payload() error {
-	var run []segment // of one blob, so far
-	err := a.each(func(m *medium, c *Container) error {
-		if len(run) > 0 && (c.Type != typeSegment || c.Of != run[0].c.Of) {
+	var run []Container // segments of one blob, so far
+	err := a.each(func(c *Container) error {
+		if len(run) > 0 && (c.Type != typeSegment || c.Of != run[0].Of) {
 			if err := a.segments(run); err != nil {
 				return err
 			}
@@ -341,14 +345,14 @@ func (a *absorber) payload() error {
 		a.tell(c)
 		switch {
 		case c.Type == typeSegment && a.wants(c.Of):
-			run = append(run, segment{m, *c})
+			run = append(run, *c)
 			return nil
 		case c.Type == typeFile && a.wants(c.Digest):
-			return a.file(m, c)
+			return a.fromAny(c, a.file)
 		case c.Type == typePack:
-			return a.pack(m, c)
+			return a.fromAny(c, a.pack)
 		}
-		return a.checkOnly(m, c)
+		return a.fromAny(c, a.checkOnly)
 	})
 	if err == nil && len(run) > 0 {
 		err = a.segments(run)
@@ -384,46 +388,12 @@ func (a *absorber) put(r *source, d feed.Digest, size int64) (medium bool, err e
 func (a *absorber) file(m *medium, c *Container) error {
 	f, err := openSized(m, c)
 	if err != nil {
-		return a.damage(m, c, err)
+		return badCopy{err}
 	}
 	defer f.Close()
-	if medium, err := a.put(&source{r: io.LimitReader(f, c.Size+1)}, c.Digest, c.Size); medium {
-		return a.damage(m, c, err)
-	} else if err != nil {
-		return err
+	medium, err := a.put(&source{r: io.LimitReader(f, c.Size+1)}, c.Digest, c.Size)
+	if medium {
+		return badCopy{err}
 	}
-	return nil
-}
-
-func (a *absorber) ended(m *medium, c *Container, err error) error {
-	if err != nil {
-		return a.damage(m, c, err)
-	}
-	return nil
-}
-
-// damage names a container and goes on, unless the medium is gone.
-func (a *absorber) damage(m *medium, c *Container, err error) error {
-	if cerr := a.ctx.Err(); cerr != nil {
-		return cerr
-	}
-	if m.vanished() {
-		return feed.NewFault(fmt.Errorf("%s cannot be read any more: %w", m.dir, err), "H-803", "medium", m.dir,
-			"done", strconv.FormatInt(a.done, 10), "total", strconv.FormatInt(a.total, 10))
-	}
-	if a.b.fromPending && c.Type != typeDocument {
-		return nil // payload was absorbed when the medium was here
-	}
-	a.b.damaged = append(a.b.damaged, Damage{Volume: c.Volume, File: blobName(c.Digest), Reason: err.Error()})
-	return nil
-}
-
-// openSized opens a container's file, which must have its size.
-func openSized(m *medium, c *Container) (mediumFile, error) {
-	f, n, err := m.open(blobName(c.Digest))
-	if err == nil && n != c.Size {
-		f.Close()
-		return nil, fmt.Errorf("%d bytes instead of %d: %w", n, c.Size, feed.ErrDamaged)
-	}
-	return f, err
+	return err
 }

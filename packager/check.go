@@ -44,14 +44,25 @@ func (b *Bundle) checkStructure(ctx context.Context) error {
 			return err
 		}
 		b.volumeOf[m] = s.line.Volume
-		if b.present[s.line.Volume] == nil { // the same volume twice is harmless
-			b.present[s.line.Volume] = m
-		}
+		b.present[s.line.Volume] = append(b.present[s.line.Volume], m)
 		if err := b.checkContainers(m, s); err != nil {
 			return err
 		}
 	}
+	for _, media := range b.present {
+		slices.SortStableFunc(media, func(x, y *medium) int { return b.wear(x) - b.wear(y) })
+	}
 	return nil
+}
+
+// wear is how many files of m were found damaged.
+func (b *Bundle) wear(m *medium) (n int) {
+	for _, w := range b.worn {
+		if w.m == m {
+			n++
+		}
+	}
+	return n
 }
 
 // spoilt notes a damaged file of m that nothing depends on; a strict reader

@@ -35,9 +35,9 @@ func (b *Bundle) Info() Info {
 	for _, o := range b.orders {
 		i.Orders = append(i.Orders, o.Order)
 	}
-	for v, m := range b.present {
+	for v, media := range b.present {
 		i.Volumes = append(i.Volumes, v)
-		if raw, err := m.read(nameReadme, maxReadme); err == nil { // compared with the volume table by checkStructure
+		if raw, err := media[0].read(nameReadme, maxReadme); err == nil { // compared with the volume table by checkStructure
 			if s := labelOf(raw); s != "" {
 				i.Media = append(i.Media, s)
 			}

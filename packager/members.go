@@ -5,18 +5,12 @@ import (
 	"io"
 )
 
-// segment is one piece of a large blob.
-type segment struct {
-	m *medium
-	c Container
-}
-
 // pack reads a pack once: the whole against its digest, the members that are
 // wanted against theirs. A damaged pack still gives its good members.
 func (a *absorber) pack(m *medium, c *Container) error {
 	r, err := openContainer(m, c)
 	if err != nil {
-		return a.damage(m, c, err)
+		return badCopy{err}
 	}
 	defer r.close()
 	a.buf.Reset(r)
@@ -44,19 +38,16 @@ func (a *absorber) pack(m *medium, c *Container) error {
 		}
 	}
 	if _, err := io.Copy(io.Discard, a.buf); err != nil {
-		return a.damage(m, c, err)
+		return badCopy{err}
 	}
-	return a.ended(m, c, r.end())
+	return ended(r.end())
 }
 
 // members takes what can be read of a pack that cannot be read in one go.
 func (a *absorber) members(m *medium, c *Container, left []Member, why error) error {
-	if err := a.damage(m, c, why); err != nil {
-		return err
-	}
 	f, _, err := m.open(blobName(c.Digest))
 	if err != nil {
-		return nil
+		return badCopy{why}
 	}
 	defer f.Close()
 	for _, mem := range left {
@@ -67,14 +58,14 @@ func (a *absorber) members(m *medium, c *Container, left []Member, why error) er
 			return err
 		}
 	}
-	return nil
+	return badCopy{why}
 }
 
 // checkOnly hashes a container that is not needed.
 func (a *absorber) checkOnly(m *medium, c *Container) error {
 	r, err := openContainer(m, c)
 	if err != nil {
-		return a.damage(m, c, err)
+		return badCopy{err}
 	}
 	defer r.close()
 	a.out.Skipped++
@@ -82,7 +73,7 @@ func (a *absorber) checkOnly(m *medium, c *Container) error {
 	if err == nil {
 		err = r.end()
 	}
-	return a.ended(m, c, err)
+	return ended(err)
 }
 
 // source remembers how much was read and the medium's own read error.

@@ -49,9 +49,9 @@ type Bundle struct {
 	ordersRaw   []byte
 	approving   []string // directories that may hold approvals
 	approvals   approvals
-	fromPending bool // opened from trust/pending-V: payload is not there
-	present     map[int]*medium
-	stored      map[sum]struct{} // by Absorb
+	fromPending bool              // opened from trust/pending-V: payload is not there
+	present     map[int][]*medium // by volume: all media that have it, the least worn first
+	stored      map[sum]struct{}  // by Absorb
 	other       []string
 	damaged     []Damage
 	worn        []worn // found by Open
@@ -95,7 +95,7 @@ func Open(ctx context.Context, dirs []string, opt OpenOptions) (*Bundle, error) 
 	if side != "inside" {
 		return nil, feed.NewFault(fmt.Errorf("opening a bundle: %w", feed.ErrWrongSide), "H-201", "side", side)
 	}
-	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int]*medium{}, volumeOf: map[*medium]int{}}
+	b := &Bundle{opt: opt, now: opt.Clock().UTC(), present: map[int][]*medium{}, volumeOf: map[*medium]int{}}
 	if err := b.open(ctx, dirs, site); err != nil {
 		b.Close()
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,8 +54,8 @@ func (b *Bundle) keepPending(db *state.DB, who string) error {
 		return b.waits()
 	}
 	p := Pending{Dir: pendingPrefix + strconv.FormatInt(b.set.Version, 10), Number: b.set.Number, Version: b.set.Version, Set: b.id, Created: b.set.Created, Since: b.now}
-	for v, m := range b.present {
-		if err := b.copyVolume(v, m, filepath.Join(b.opt.Data.Trust(), p.Dir)); err != nil {
+	for v, media := range b.present {
+		if err := b.copyVolume(v, media, filepath.Join(b.opt.Data.Trust(), p.Dir)); err != nil {
 			return err
 		}
 	}
@@ -71,14 +72,15 @@ func (b *Bundle) keepPending(db *state.DB, who string) error {
 	return errors.Join(b.waits(), dropPending(b.opt.Data, p.Dir))
 }
 
-// copyVolume copies a volume's signed files and its documents.
-func (b *Bundle) copyVolume(v int, m *medium, to string) error {
+// copyVolume copies a volume's signed files and its documents, each of these
+// from a medium that gives it as it was signed, if one does.
+func (b *Bundle) copyVolume(v int, media []*medium, to string) error {
 	final := filepath.Join(to, "volume-"+strconv.Itoa(v))
 	temp := filepath.Join(to, durable.TempPrefix+strconv.Itoa(v))
 	if err := durable.RemoveAll(temp); err != nil {
 		return err
 	}
-	s, err := b.readStructure(m)
+	s, err := b.readStructure(media[0])
 	if err != nil {
 		return err
 	}
@@ -92,11 +94,13 @@ func (b *Bundle) copyVolume(v int, m *medium, to string) error {
 			return unreadable(nameBlobs, err)
 		}
 		if c.Volume == v && c.Type == typeDocument {
-			s.files[blobName(c.Digest)] = true
+			if err := copySmall(whichHas(media, c), blobName(c.Digest), temp); err != nil {
+				return err
+			}
 		}
 	}
 	for name := range s.files {
-		if err := copySmall(m, name, temp); err != nil {
+		if err := copySmall(media[0], name, temp); err != nil {
 			return err
 		}
 	}
@@ -107,6 +111,19 @@ func (b *Bundle) copyVolume(v int, m *medium, to string) error {
 		return err
 	}
 	return durable.SyncDir(to)
+}
+
+// whichHas is the first medium that gives a container as it was signed, else the first.
+func whichHas(media []*medium, c *Container) *medium {
+	i := slices.IndexFunc(media, func(m *medium) bool {
+		r, err := openContainer(m, c)
+		if err == nil {
+			defer r.close()
+			err = r.end()
+		}
+		return err == nil
+	})
+	return media[max(i, 0)]
 }
 
 // copySmall copies one regular file; what is not there (a damaged document) is

@@ -68,36 +68,46 @@ type part struct {
 // segments stores a large blob if all its segments are at hand or stored. If
 // not, or if the whole does not have its digest, each segment is stored under
 // its own digest, and the damaged one named.
-func (a *absorber) segments(run []segment) error {
-	of, all := run[0].c.Of, run[0].c.All
-	if parts := a.whole(of, all, run); parts != nil {
-		r := &chain{parts: parts}
-		defer r.close()
-		medium, err := a.put(&source{r: r}, of, all)
-		if err == nil || !medium {
-			return err
-		}
-		// Which one is damaged is looked for.
+func (a *absorber) segments(run []Container) error {
+	of, all := run[0].Of, run[0].All
+	if done, err := a.join(of, all, run); done || err != nil {
+		return err
 	}
-	for _, s := range run {
-		if err := a.piece(s); err != nil {
+	for _, c := range run { // which one is damaged is looked for
+		if err := a.fromAny(&c, a.piece); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := a.join(of, all, nil) // other media may have had what was damaged
+	return err
+}
+
+// join stores a large blob from its segments; false if one is missing or bad.
+func (a *absorber) join(of feed.Digest, all int64, run []Container) (bool, error) {
+	parts := a.whole(of, all, run)
+	if parts == nil {
+		return false, nil
+	}
+	r := &chain{parts: parts}
+	defer r.close()
+	medium, err := a.put(&source{r: r}, of, all)
+	if medium {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // whole returns the parts of a blob from its first byte to its last; nil if one is missing.
-func (a *absorber) whole(of feed.Digest, all int64, run []segment) []part {
+func (a *absorber) whole(of feed.Digest, all int64, run []Container) []part {
 	var out []part
 	for at := int64(0); at < all; {
-		i := slices.IndexFunc(run, func(s segment) bool { return s.c.At == at })
+		i := slices.IndexFunc(run, func(c Container) bool { return c.At == at })
 		p, stored := a.pieces[sumOf(of)][at]
 		switch {
 		case i >= 0:
 			s := run[i]
-			out = append(out, part{s.c.Size, func() (io.ReadCloser, error) { return openSized(s.m, &s.c) }})
-			at += s.c.Size
+			out = append(out, part{s.Size, func() (io.ReadCloser, error) { return openSized(a.b.present[s.Volume][0], &s) }})
+			at += s.Size
 		case stored && p.All == all && p.Size > 0:
 			out = append(out, part{p.Size, func() (io.ReadCloser, error) { return a.store.File(p.Digest) }})
 			at += p.Size
@@ -109,17 +119,17 @@ func (a *absorber) whole(of feed.Digest, all int64, run []segment) []part {
 }
 
 // piece stores one segment under its own digest.
-func (a *absorber) piece(s segment) error {
-	p := Piece{s.c.Digest, s.c.Of, s.c.At, s.c.Size, s.c.All}
+func (a *absorber) piece(m *medium, c *Container) error {
+	p := Piece{c.Digest, c.Of, c.At, c.Size, c.All}
 	if q := a.pieces[sumOf(p.Of)][p.At]; q == p {
-		return a.checkOnly(s.m, &s.c)
+		return a.checkOnly(m, c)
 	}
-	f, err := openSized(s.m, &s.c)
+	f, err := openSized(m, c)
 	if err != nil {
-		return a.damage(s.m, &s.c, err)
+		return badCopy{err}
 	}
 	defer f.Close()
-	return a.putPiece(&source{r: io.LimitReader(f, p.Size+1)}, p, func(err error) error { return a.damage(s.m, &s.c, err) })
+	return a.putPiece(&source{r: io.LimitReader(f, p.Size+1)}, p, ended)
 }
 
 // putPiece stores a segment and notes it; bad is called if the source was bad.

@@ -41,7 +41,7 @@ func openForReadBack(dirs []string, chain [][]byte, want Set) (*Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bundle{set: want, setRaw: raw, id: id, present: map[int]*medium{}, volumeOf: map[*medium]int{}, strict: true}
+	b := &Bundle{set: want, setRaw: raw, id: id, present: map[int][]*medium{}, volumeOf: map[*medium]int{}, strict: true}
 	fail := func(err error) (*Bundle, error) { b.Close(); return nil, err }
 	for _, dir := range dirs {
 		m, err := openMedium(dir)
@@ -100,14 +100,14 @@ func (b *Bundle) rehash(ctx context.Context, o PackOptions) error {
 		if err != nil {
 			return err
 		}
-		m, to := b.present[c.Volume], stream
-		if m == nil {
+		media, to := b.present[c.Volume], stream
+		if len(media) == 0 {
 			return unreadable(nameVolumes, fmt.Errorf("volume %d was written, but cannot be found", c.Volume))
 		}
 		if c.Type == typeParity {
 			to = parity
 		}
-		if err := m.compare(c, to); err != nil {
+		if err := media[0].compare(c, to); err != nil {
 			return err
 		}
 		done += c.Size

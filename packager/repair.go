@@ -31,6 +31,7 @@ type repairer struct {
 	table  mediumFile
 	temp   *durable.Temp   // rebuilt blocks
 	slots  map[int64]int64 // block → its place in temp
+	copies map[int64]int   // block → which copy of its volume has it, if not the first
 }
 
 // repair takes from parity what the desired state still lacks and the media at
@@ -41,7 +42,7 @@ func (a *absorber) repair(documents bool) error {
 	if geo.Groups == 0 {
 		return nil
 	}
-	r := &repairer{a: a, geo: geo, slots: map[int64]int64{}}
+	r := &repairer{a: a, geo: geo, slots: map[int64]int64{}, copies: map[int64]int{}}
 	defer r.close()
 	if err := r.survey(documents); err != nil {
 		return err
@@ -145,7 +146,7 @@ func (r *repairer) hopeful(g int64) bool {
 func (r *repairer) atHand(n int64) bool {
 	ok := true
 	r.parts(n, func(e extent, _, _ int64) bool {
-		ok = r.a.b.present[e.c.Volume] != nil || r.stored(e) != nil
+		ok = len(r.a.b.present[e.c.Volume]) > 0 || r.stored(e) != nil
 		return ok
 	})
 	return ok
@@ -200,19 +201,39 @@ func (r *repairer) stored(e extent) func() (io.ReaderAt, int64, io.Closer, error
 	}
 }
 
-// read reads block n from the media, or from the store; false if it is not what was signed.
+// read reads block n from the media, or from the store; false if no copy is what was signed.
 func (r *repairer) read(n int64, p []byte) bool {
+	copies := 1
+	r.parts(n, func(e extent, _, _ int64) bool {
+		copies = max(copies, len(r.a.b.present[e.c.Volume]))
+		return true
+	})
+	for i := range copies {
+		if r.readCopy(n, i, p) {
+			if i > 0 {
+				r.copies[n] = i
+			}
+			return true
+		}
+	}
+	return false
+}
+
+func (r *repairer) readCopy(n int64, i int, p []byte) bool {
 	ok, filled := true, int64(0)
 	r.parts(n, func(e extent, from, to int64) bool {
-		ok = r.readPart(e, p[filled:filled+to-from], from-e.at)
+		ok = r.readPart(e, i, p[filled:filled+to-from], from-e.at)
 		filled += to - from
 		return ok
 	})
 	return ok && r.signed(n, p[:filled])
 }
 
-func (r *repairer) readPart(e extent, p []byte, at int64) bool {
-	if m := r.a.b.present[e.c.Volume]; m != nil {
+// readPart reads from the i-th medium that has the container's volume, or from
+// the last there is.
+func (r *repairer) readPart(e extent, i int, p []byte, at int64) bool {
+	if media := r.a.b.present[e.c.Volume]; len(media) > 0 {
+		m := media[min(i, len(media)-1)]
 		if f, _, err := m.open(blobName(e.c.Digest)); err == nil {
 			_, err = io.ReadFull(io.NewSectionReader(f, at, int64(len(p))), p)
 			f.Close()
@@ -338,7 +359,7 @@ func (m mended) readAsIs(n int64, q []byte, at int64) bool {
 	ok := true
 	m.r.parts(n, func(e extent, from, to int64) bool {
 		if f, t := max(from, at), min(to, at+int64(len(q))); f < t {
-			ok = m.r.readPart(e, q[f-at:t-at], f-e.at)
+			ok = m.r.readPart(e, m.r.copies[n], q[f-at:t-at], f-e.at)
 		}
 		return ok
 	})
@@ -362,13 +383,8 @@ func (r *repairer) take() error {
 		return r.container(c, io.NewSectionReader(mended{r}, r.data[i].at, c.Size))
 	})
 	for of, all := range blobs {
-		if parts := r.a.whole(of, all, nil); err == nil && parts != nil {
-			src := &chain{parts: parts}
-			var medium bool
-			if medium, err = r.a.put(&source{r: src}, of, all); medium {
-				err = nil
-			}
-			src.close()
+		if err == nil {
+			_, err = r.a.join(of, all, nil)
 		}
 	}
 	return err
