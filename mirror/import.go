@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashike/hashike/internal/cas"
@@ -443,14 +444,18 @@ func (o *ImportOptions) audit(r *ImportReport, result error) error {
 	if result != nil {
 		text = result.Error()
 	}
+	detail := map[string]string{
+		"bundle": strconv.FormatUint(r.Set.Number, 10), "set": string(r.ID), "blobs": strconv.FormatInt(r.Blobs, 10),
+		"bytes": strconv.FormatInt(r.Bytes, 10), "damaged": strconv.Itoa(len(r.Damaged)),
+	}
+	if err := errors.Join(r.Refused...); err != nil { // sets on other media
+		detail["refused"], detail["other"] = err.Error(), strings.Join(r.Other, " ")
+	}
 	return o.DB.Update(func(tx state.Tx) error {
 		floor, err := tx.Floor()
 		if err != nil {
 			return err
 		}
-		return tx.Audit(state.Record{Time: o.Clock().UTC(), Floor: floor, Who: o.Who, What: "import", Result: text, Detail: map[string]string{
-			"bundle": strconv.FormatUint(r.Set.Number, 10), "set": string(r.ID), "blobs": strconv.FormatInt(r.Blobs, 10),
-			"bytes": strconv.FormatInt(r.Bytes, 10), "damaged": strconv.Itoa(len(r.Damaged)),
-		}})
+		return tx.Audit(state.Record{Time: o.Clock().UTC(), Floor: floor, Who: o.Who, What: "import", Result: text, Detail: detail})
 	})
 }

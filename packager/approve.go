@@ -101,12 +101,11 @@ func badApproval(number uint64, why string) error {
 // approvalsIn reads the approval files of one bundle in these directories, and
 // says whether a directory holds any approval at all.
 func approvalsIn(dir string, number uint64) (of []approval, any bool, err error) {
-	m, err := openMedium(dir)
+	m, err := openPlain(dir) // an approval keeps its name beside files that lost theirs
 	if err != nil {
-		return nil, false, err
+		return nil, false, nil // whoever opens it as a volume says why
 	}
 	defer m.close()
-	m.drop = nil // an approval keeps its name beside files that lost theirs
 	ents, err := m.top()
 	if err != nil {
 		return nil, false, unreadable(dir, err)

@@ -283,3 +283,17 @@ func DropSignature(t testing.TB, b []byte) []byte {
 	}
 	return b
 }
+
+// EditSet changes fields of a set and keeps the spelling. Nobody signs it.
+func EditSet(t testing.TB, raw []byte, change func(*Set)) []byte {
+	t.Helper()
+	s, err := parseSet(raw)
+	if err == nil {
+		change(&s)
+		raw, _, err = s.encode()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}

@@ -18,6 +18,7 @@ type Info struct {
 	Was      Accepted  // accepted before this bundle
 	Volumes  []int     // at hand
 	Other    []string  // directories that hold another set
+	Refused  []error   // Faults: why such a set, newer by its own word, was not believed
 	Foreign  []string  // files that are not the bundle's, at most 100
 	Foreigns int       // how many there are
 	Orders   []feed.Order
@@ -31,7 +32,7 @@ type Info struct {
 
 // Info returns what is known without reading the payload.
 func (b *Bundle) Info() Info {
-	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.foreign, b.nForeign, nil, b.warnings, nil, b.judged.threshold, b.judged.unapproved}
+	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.refused, b.foreign, b.nForeign, nil, b.warnings, nil, b.judged.threshold, b.judged.unapproved}
 	for _, o := range b.orders {
 		i.Orders = append(i.Orders, o.Order)
 	}

@@ -35,6 +35,23 @@ type mediumFile interface {
 }
 
 func openMedium(dir string) (*medium, error) {
+	m, err := openPlain(dir)
+	if err != nil || m.image != nil {
+		return m, err
+	}
+	if _, err := m.root.Lstat(nameSet); err == nil {
+		return m, nil
+	}
+	if m.drop, err = openDrop(m.root, dir); err != nil {
+		m.close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// openPlain opens a directory or an image for the names it has, without
+// looking for a drop, which is hashed all over.
+func openPlain(dir string) (*medium, error) {
 	if st, err := os.Stat(dir); err == nil && st.Mode().IsRegular() {
 		return openImage(dir)
 	}
@@ -42,15 +59,7 @@ func openMedium(dir string) (*medium, error) {
 	if err != nil {
 		return nil, unreadable(dir, err)
 	}
-	m := &medium{dir: dir, root: r}
-	if _, err := r.Lstat(nameSet); err == nil {
-		return m, nil
-	}
-	if m.drop, err = openDrop(r, dir); err != nil {
-		r.Close()
-		return nil, err
-	}
-	return m, nil
+	return &medium{dir: dir, root: r}, nil
 }
 
 func openImage(path string) (*medium, error) {

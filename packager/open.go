@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -53,6 +52,7 @@ type Bundle struct {
 	present     map[int][]*medium // by volume: all media that have it, the least worn first
 	stored      map[sum]struct{}  // by Absorb
 	other       []string
+	refused     []error // why sets beside this one were not believed
 	damaged     []Damage
 	worn        []worn // found by Open
 	volumeOf    map[*medium]int
@@ -78,8 +78,9 @@ const (
 )
 
 // Open reads the signed set first and then everything that says what is where.
-// The directories are volumes of one bundle, opened for reading only; volumes
-// of another set are left alone and named by Other. Nothing is stored.
+// The directories are volumes of one bundle, opened for reading only: of
+// several sets the newest that can be believed. Volumes of others are left
+// alone and named by Other, with the reason by Refused. Nothing is stored.
 //
 // Errors are Faults: H-501 signature, H-503 (ErrRollback) where an older set
 // cannot be judged, H-506 forked number, H-507 another site's bundle, H-509
@@ -119,10 +120,11 @@ func (b *Bundle) open(ctx context.Context, dirs []string, site int) error {
 	if dirs, err = b.setAside(dirs); err != nil {
 		return err
 	}
-	if err := b.openMedia(dirs); err != nil {
+	all, err := b.openMedia(dirs)
+	if err != nil {
 		return err
 	}
-	if err := b.judgeCopies(site); err != nil {
+	if err := b.believeOne(all, site); err != nil {
 		return err
 	}
 	if err := b.readTables(); err != nil {
@@ -177,65 +179,6 @@ func (b *Bundle) findApprovals(number uint64) (ap approvals, err error) {
 		_, err := tx.Get(bucketApprovals, numberKey(number), &ap.known)
 		return err
 	})
-}
-
-// openMedia opens the directories. The newest set among them, by its own word,
-// is the one meant; volumes of others are left alone.
-func (b *Bundle) openMedia(dirs []string) error {
-	type found struct {
-		m   *medium
-		raw []byte
-	}
-	var all []found
-	best, newest := 0, int64(-1)
-	for _, dir := range volumesIn(dirs) {
-		m, err := openMedium(dir)
-		if err != nil {
-			return err
-		}
-		b.media = append(b.media, m) // so that it is closed
-		raw, err := m.read(nameSet, maxSet)
-		if err != nil {
-			return err
-		}
-		if s, err := parseSet(raw); err == nil && s.Version > newest {
-			best, newest = len(all), s.Version
-		}
-		all = append(all, found{m, raw})
-	}
-	b.media, b.setRaw = nil, all[best].raw
-	for _, f := range all {
-		if bytes.Equal(f.raw, b.setRaw) {
-			b.media = append(b.media, f.m)
-			continue
-		}
-		b.other = append(b.other, f.m.dir)
-		f.m.close()
-	}
-	b.id = feed.DigestOf(b.setRaw)
-	return nil
-}
-
-// volumesIn replaces a directory that holds volumes, or images of them, by these.
-func volumesIn(dirs []string) []string {
-	var out []string
-	for _, dir := range dirs {
-		var found []string
-		if _, err := os.Lstat(filepath.Join(dir, nameSet)); err != nil {
-			ents, _ := os.ReadDir(dir)
-			for _, e := range ents {
-				image := e.Type().IsRegular() && strings.EqualFold(filepath.Ext(e.Name()), ".iso")
-				if image || e.IsDir() && inVolume.MatchString(e.Name()) {
-					found = append(found, filepath.Join(dir, e.Name()))
-				}
-			}
-		}
-		if len(found) == 0 {
-			found = []string{dir}
-		}
-		out = append(out, found...)
-	}
-	return out
 }
 
 // judgeSet believes the set by the metadata of one medium or says why not.

@@ -227,6 +227,9 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 	for _, dir := range r.Other {
 		fmt.Fprintln(out, "  "+s.cat.T("import.other", dir))
 	}
+	for _, w := range r.Refused {
+		s.app.report(w)
+	}
 	if len(r.Needed) > 0 {
 		var names []string
 		for _, n := range r.Needed {
