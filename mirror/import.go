@@ -89,6 +89,7 @@ type ImportReport struct {
 	packager.Absorbed
 	Damaged []packager.Damage
 	Feeds   []FeedResult
+	Taken   bool // not refused as a whole: the set counts here, or counted before
 }
 
 // Import reads a bundle from media that are never written: signed set first,
@@ -137,8 +138,10 @@ func (o *ImportOptions) run(ctx context.Context, dirs []string, r *ImportReport)
 		return err
 	}
 	moved, err := o.feeds(ctx, b, approved, r)
+	r.Taken = true
 	if err == nil && !moved && r.Blobs == 0 && r.Pieces == 0 {
 		err = b.Useless()
+		r.Taken = err == nil
 	}
 	return errors.Join(err, damage(r))
 }

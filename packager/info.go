@@ -24,6 +24,7 @@ type Info struct {
 	Orders   []feed.Order
 	Warnings []error  // Faults
 	Media    []string // registered numbers of the volumes at hand, those that have one
+	Dirs     []string // plain directories among the media at hand, as named: a return file may be written there
 	// TargetsThreshold is how many keys must sign a set: 2 where an approver has
 	// a key. Unapproved is a set that lacks the approver's.
 	TargetsThreshold int
@@ -32,7 +33,7 @@ type Info struct {
 
 // Info returns what is known without reading the payload.
 func (b *Bundle) Info() Info {
-	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.refused, b.foreign, b.nForeign, nil, b.warnings, nil, b.judged.threshold, b.judged.unapproved}
+	i := Info{b.set, b.id, b.standing, b.held, b.expired, b.expires, b.was, nil, b.other, b.refused, b.foreign, b.nForeign, nil, b.warnings, nil, b.plainDirs(), b.judged.threshold, b.judged.unapproved}
 	for _, o := range b.orders {
 		i.Orders = append(i.Orders, o.Order)
 	}
@@ -47,6 +48,17 @@ func (b *Bundle) Info() Info {
 	slices.Sort(i.Media)
 	slices.Sort(i.Volumes)
 	return i
+}
+
+// plainDirs are the media that are neither images nor drops, nor our own copy
+// of a bundle that waited.
+func (b *Bundle) plainDirs() (out []string) {
+	for _, m := range b.media {
+		if m.image == nil && m.drop == nil && !b.fromPending {
+			out = append(out, m.dir)
+		}
+	}
+	return out
 }
 
 // Desired is the state that this inside shall reach: the set's if it is newer,

@@ -40,23 +40,58 @@ const (
 	bucketReturn = "returns" // set digest → time: one file for one carry
 )
 
-// WriteReturn writes the file on a medium: one for one bundle, and never over
-// one that is there (H-649). what is logged before, so that no file exists that
-// the log does not know.
+// WriteReturn writes the file into a directory that holds a volume: one for one
+// bundle, and never over one that is there (H-649). It is logged before it says
+// anything; one that could not be written (H-656) is logged too and does not count.
 func WriteReturn(db *state.DB, dir string, r Return, number uint64, set feed.Digest, now time.Time) error {
-	refuse := func(why string) error {
-		return feed.NewFault(fmt.Errorf("return file of bundle %d: %s: %w", number, why, feed.ErrHeld), "H-649", "number", strconv.FormatUint(number, 10))
+	path := filepath.Join(dir, nameReturn)
+	if err := db.View(func(tx state.Tx) error { return notReturned(tx, number, set) }); err != nil {
+		return err
 	}
-	dir = volumesIn([]string{dir})[0]
-	if _, err := os.Lstat(filepath.Join(dir, nameReturn)); !errors.Is(err, fs.ErrNotExist) {
-		return refuse("the medium has one already")
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return onlyOne(number, "the medium has one already")
 	}
-	err := db.Update(func(tx state.Tx) error {
-		var at time.Time
-		if ok, err := tx.Get(bucketReturn, string(set), &at); err != nil || ok {
-			if err == nil {
-				err = refuse("it was written on " + at.Format(time.RFC3339))
-			}
+	if err != nil {
+		return CannotReturn(dir, err)
+	}
+	if err = noteReturn(db, r, number, set, now); err == nil {
+		if _, err = io.WriteString(f, r.text()); err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			err = CannotReturn(dir, errors.Join(err, forgetReturn(db, number, set, err, now)))
+		}
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return durable.SyncDir(dir)
+}
+
+func onlyOne(number uint64, why string) error {
+	return feed.NewFault(fmt.Errorf("return file of bundle %d: %s: %w", number, why, feed.ErrHeld), "H-649", "number", strconv.FormatUint(number, 10))
+}
+
+// CannotReturn is the fault of a medium that takes no return file. Why is not
+// wrapped: a medium that is full must not pass for a full disk of this machine.
+func CannotReturn(dir string, why error) error {
+	return feed.NewFault(fmt.Errorf("%s takes no return file: %v: %w", dir, why, feed.ErrHeld), "H-656", "medium", dir)
+}
+
+// notReturned refuses a second file for one bundle.
+func notReturned(tx state.Tx, number uint64, set feed.Digest) error {
+	var at time.Time
+	ok, err := tx.Get(bucketReturn, string(set), &at)
+	if err == nil && ok {
+		err = onlyOne(number, "it was written on "+at.Format(time.RFC3339))
+	}
+	return err
+}
+
+func noteReturn(db *state.DB, r Return, number uint64, set feed.Digest, now time.Time) error {
+	return db.Update(func(tx state.Tx) error {
+		if err := notReturned(tx, number, set); err != nil {
 			return err
 		}
 		if err := tx.Put(bucketReturn, string(set), now.UTC()); err != nil {
@@ -66,18 +101,16 @@ func WriteReturn(db *state.DB, dir string, r Return, number uint64, set feed.Dig
 			"bundle": strconv.FormatUint(number, 10), "file": nameReturn, "receipt": strconv.FormatBool(r.Receipt != ""), "need": strconv.FormatBool(r.Need != ""),
 		}})
 	})
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, nameReturn), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(f, r.text())
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return durable.SyncDir(dir)
+}
+
+func forgetReturn(db *state.DB, number uint64, set feed.Digest, why error, now time.Time) error {
+	return db.Update(func(tx state.Tx) error {
+		if err := tx.Delete(bucketReturn, string(set)); err != nil {
+			return err
+		}
+		return tx.Audit(state.Record{Time: now, What: "return", Result: why.Error(), Detail: map[string]string{
+			"bundle": strconv.FormatUint(number, 10), "file": nameReturn}})
+	})
 }
 
 func (r Return) text() string {

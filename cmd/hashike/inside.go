@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -69,9 +70,9 @@ func (a *app) importCommand() *cobra.Command {
 				if back && s.cfg.Zone == "mynumber" { // nothing ever leaves that network on a medium
 					return feed.NewFault(fmt.Errorf("--return in the My Number network: %w", feed.ErrHeld), "H-655")
 				}
-				err := s.importDirs(c.Context(), dirs, &o, a.out)
-				if back {
-					err = errors.Join(err, s.writeReturn(dirs[0]))
+				r, err := s.importDirs(c.Context(), dirs, &o, a.out)
+				if back && (err == nil || r.Taken) {
+					err = errors.Join(err, s.writeReturn(r))
 				}
 				if err != nil {
 					return err
@@ -86,9 +87,20 @@ func (a *app) importCommand() *cobra.Command {
 	return c
 }
 
-// writeReturn puts what would be typed outside on the medium: the receipt code
-// of a complete state, else what lacks.
-func (s *station) writeReturn(dir string) error {
+// writeReturn puts what would be typed outside on the medium that was just
+// imported: the receipt code of a complete state, else what lacks. Only a
+// medium of the bundle accepted last gets it.
+func (s *station) writeReturn(from mirror.ImportReport) error {
+	var current packager.Accepted
+	if err := s.db.View(func(tx state.Tx) (err error) { current, _, err = packager.Current(tx); return err }); err != nil {
+		return err
+	}
+	if !from.Taken || from.ID != current.Set {
+		return feed.NewFault(fmt.Errorf("the medium is not of bundle %d, which was accepted last: %w", current.Number, feed.ErrHeld), "H-657", "number", strconv.FormatUint(current.Number, 10))
+	}
+	if len(from.Dirs) == 0 {
+		return packager.CannotReturn("", errors.New("an image, a drop or an approval alone"))
+	}
 	var r packager.Return
 	n, err := packager.Lacking(s.db, s.store)
 	if err != nil {
@@ -103,11 +115,7 @@ func (s *station) writeReturn(dir string) error {
 	} else if !errors.Is(err, feed.ErrHeld) || r.Need == "" {
 		return err
 	}
-	var current packager.Accepted
-	if err := s.db.View(func(tx state.Tx) (err error) { current, _, err = packager.Current(tx); return err }); err != nil {
-		return err
-	}
-	if err := packager.WriteReturn(s.db, dir, r, current.Number, current.Set, s.now()); err != nil {
+	if err := packager.WriteReturn(s.db, from.Dirs[0], r, current.Number, current.Set, s.now()); err != nil {
 		return err
 	}
 	fmt.Fprintln(s.out, s.cat.T("return.written", current.Number))
@@ -115,7 +123,7 @@ func (s *station) writeReturn(dir string) error {
 }
 
 // importDirs imports one bundle from its volumes and says what happened to each feed.
-func (s *station) importDirs(ctx context.Context, dirs []string, c *consent, out io.Writer) error {
+func (s *station) importDirs(ctx context.Context, dirs []string, c *consent, out io.Writer) (mirror.ImportReport, error) {
 	bar := s.progress()
 	setups := map[string]feed.Setup{}
 	for _, f := range s.cfg.Feeds {
@@ -134,7 +142,7 @@ func (s *station) importDirs(ctx context.Context, dirs []string, c *consent, out
 			err = errors.Join(err, p.WriteStatus())
 		}
 	}
-	return err
+	return report, err
 }
 
 // printNeed shows what to bring if no volume that is still to come holds it.

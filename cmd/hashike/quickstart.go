@@ -121,7 +121,7 @@ func (q *quick) run(ctx context.Context) error {
 	}
 	defer in.close()
 	q.say("quick.import")
-	if err := in.importDirs(ctx, []string{media}, &consent{by: q.cat.T("quick.approver")}, q.out); err != nil {
+	if _, err := in.importDirs(ctx, []string{media}, &consent{by: q.cat.T("quick.approver")}, q.out); err != nil {
 		return err
 	}
 	q.took()

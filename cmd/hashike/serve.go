@@ -92,7 +92,7 @@ func (s *station) watchInbox(ctx context.Context, still time.Duration) {
 	for {
 		for _, dir := range s.inboxReady(seen, still) {
 			var c consent // nobody is there to ask: what no blanket approval covers waits
-			err := s.importDirs(ctx, []string{dir}, &c, s.out)
+			_, err := s.importDirs(ctx, []string{dir}, &c, s.out)
 			if machine(err) { // a full disk, another operation: once more after a while
 				seen[dir] = sight{stamp: seen[dir].stamp, since: time.Now().Add(machineRests)}
 			}
