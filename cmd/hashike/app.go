@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -212,14 +211,6 @@ func (a *app) with(command, side string, f func(*station) error) error {
 	}
 	defer s.close()
 	return f(s)
-}
-
-// who is the OS account, for the audit log.
-func who() string {
-	if u, err := user.Current(); err == nil {
-		return u.Username
-	}
-	return "unknown"
 }
 
 // audit records one act that needs no other change of state.

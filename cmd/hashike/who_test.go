@@ -1,0 +1,66 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// Nobody gets another's name from the environment.
+func TestWhoIsNotWhatTheEnvironmentSays(t *testing.T) {
+	const passwd = "root:x:0:0:root:/root:/bin/sh\n# note\n+::::::\nyamada:x:1000:1000:,,,:/home/yamada:/bin/sh\nshort:x:1001\n"
+	for uid, want := range map[int]string{0: "root", 1000: "yamada", 1001: "uid:1001", 54321: "uid:54321"} {
+		if got := accountOf(uid, strings.NewReader(passwd)); got != want {
+			t.Errorf("%d is %q, want %q", uid, got, want)
+		}
+	}
+	before := who()
+	for _, name := range []string{"USER", "LOGNAME", "USERNAME", "HOME"} {
+		t.Setenv(name, "forged")
+	}
+	if got := who(); got != before || got == "forged" {
+		t.Errorf("%q became %q", before, got)
+	}
+}
+
+// As it is released, without cgo, and as a user that the machine does not list.
+func TestWhoWithoutAnAccount(t *testing.T) {
+	const nobody = "54321"
+	if _, err := user.LookupId(nobody); err == nil || runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("another user's id can be taken by root on Linux alone")
+	}
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		t.Skip("setpriv is not here")
+	}
+	dir, err := os.MkdirTemp("", "who")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	src, err := os.ReadFile("who.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string]string{"who.go": string(src), "main.go": "package main\n\nfunc main() { println(who()) }\n", "go.mod": "module who\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(b), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.Command("go", "build", "-o", "who", ".")
+	build.Dir = dir
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	must(t, build)
+	run := exec.Command(setpriv, "--reuid", nobody, "--clear-groups", filepath.Join(dir, "who"))
+	run.Env = []string{"USER=yamada", "HOME=/tmp"}
+	if got := strings.TrimSpace(must(t, run)); got != "uid:"+nobody {
+		t.Errorf("it says %q", got)
+	}
+}
