@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -57,5 +58,21 @@ func copyDir(t *testing.T, from, to string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The name of a foreign file is shown and does nothing.
+func TestForeignNamesAreShownAsText(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no such names there")
+	}
+	w, _ := twoFeeds(t)
+	w.pack()
+	if err := os.WriteFile(w.path("media", "x\x1b[2J\n検証しました\u202e"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := w.inside("import", w.path("media"), "--approved-by", "課長")
+	if strings.ContainsAny(out, "\x1b\u202e") || !strings.Contains(out, `x\x1b[2J\n検証しました\u202e`) {
+		t.Errorf("%q", out)
 	}
 }

@@ -151,7 +151,7 @@ func (s *station) scanLines(sum scan.Summary) []string {
 				out = append(out, s.cat.T("import.more", sum.Over-maxOverShown))
 				break
 			}
-			out = append(out, fmt.Sprintf("%s %s %s", f.Feed, f.Path, bytesText(f.Size)))
+			out = append(out, fmt.Sprintf("%s %s %s", f.Feed, feed.Visible(f.Path), bytesText(f.Size)))
 		}
 	}
 	for _, f := range sum.Released {

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/hashike/hashike/internal/feed"
 )
 
 //go:embed catalogue.toml
@@ -113,6 +115,15 @@ func (c *Catalog) T(key string, args ...any) string {
 	if len(args) == 0 {
 		return s
 	}
+	args = slices.Clone(args)
+	for i, v := range args { // names of files and what else others wrote
+		switch v := v.(type) {
+		case string:
+			args[i] = feed.Visible(v)
+		case error:
+			args[i] = feed.Visible(v.Error())
+		}
+	}
 	return fmt.Sprintf(s, args...)
 }
 
@@ -147,7 +158,7 @@ func (c *Catalog) fill(s string, args map[string]string) string {
 			return v
 		}
 		if v := strings.TrimSpace(args[key]); v != "" {
-			return v
+			return feed.Visible(v)
 		}
 		return c.T("unknown")
 	})

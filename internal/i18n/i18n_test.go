@@ -1,6 +1,7 @@
 package i18n
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -135,5 +136,16 @@ func TestRenderNamesRolesAndUnknowns(t *testing.T) {
 	}
 	if s := c.Render("H-999", nil); !strings.Contains(s, "H-999") {
 		t.Errorf("an unknown code must still be shown:\n%s", s)
+	}
+}
+
+// What others wrote reaches a terminal as text and nothing else.
+func TestShownValuesAreVisible(t *testing.T) {
+	const name = "a\x1b[2J\r\n\u202egpj.exe"
+	c := load(t, "ja")
+	for _, s := range []string{c.T("import.foreign", name), c.T("import.foreign", errors.New(name)), c.Render("H-623", map[string]string{"file": name, "dir": name})} {
+		if strings.ContainsAny(s, "\x1b\r\u202e") || !strings.Contains(s, `a\x1b[2J\r\n\u202egpj.exe`) {
+			t.Errorf("%q", s)
+		}
 	}
 }

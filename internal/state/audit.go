@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"iter"
+	"maps"
 	"math/big"
 	"strconv"
 	"strings"
@@ -81,7 +82,8 @@ func (db *DB) As(a Actor) *DB {
 }
 
 // Audit appends r inside the transaction whose effect it records: both happen
-// or neither. It numbers the record, and adds actor and floor.
+// or neither. It numbers the record, and adds actor and floor. Whatever names
+// come from others, a record is one line and shows all of itself.
 func (t Tx) Audit(r Record) error {
 	last, _, err := t.LastRecord()
 	if err != nil {
@@ -94,6 +96,10 @@ func (t Tx) Audit(r Record) error {
 		if r.Floor, err = t.Floor(); err != nil {
 			return err
 		}
+	}
+	r.What, r.Result, r.Detail = feed.Visible(r.What), feed.Visible(r.Result), maps.Clone(r.Detail)
+	for k, v := range r.Detail {
+		r.Detail[k] = feed.Visible(v)
 	}
 	r.Number, r.Prev = last.Number+1, last.Hash
 	r.Time = r.Time.UTC().Truncate(time.Millisecond)

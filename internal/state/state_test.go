@@ -99,6 +99,22 @@ func TestLockNamesTheHolder(t *testing.T) {
 	}
 }
 
+// A name that somebody else chose makes no line of its own in the log.
+func TestAuditRecordsAreVisible(t *testing.T) {
+	db := newDB(t)
+	detail := map[string]string{"file": "a\x1b[2J\nb"}
+	err := db.Update(func(tx Tx) error {
+		return tx.Audit(Record{Time: time.Unix(1e9, 0), Who: "yamada", What: "import", Result: "x\r\n\u202ey", Detail: detail})
+	})
+	var r Record
+	if err == nil {
+		err = db.View(func(tx Tx) (err error) { r, _, err = tx.LastRecord(); return err })
+	}
+	if err != nil || r.Result != `x\r\n\u202ey` || r.Detail["file"] != `a\x1b[2J\nb` || detail["file"] != "a\x1b[2J\nb" {
+		t.Errorf("%+v %v", r, err)
+	}
+}
+
 // Changing any byte of any record must be named with that record's number.
 func TestAuditChain(t *testing.T) {
 	db := newDB(t)
