@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -48,31 +46,32 @@ type OnMedium struct {
 // the zero value. Volumes in one directory say what the first does.
 func LookAt(dir string) (OnMedium, error) {
 	var on OnMedium
-	at := volumesIn([]string{dir})[0]
-	read := func(name string, limit int64) ([]byte, error) {
-		f, err := os.Open(filepath.Join(at, name))
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		return io.ReadAll(io.LimitReader(f, limit+1))
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return on, nil
 	}
-	readme, err := read(nameReadme, maxReadme)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	m, err := openPlain(volumesIn([]string{dir})[0])
+	if err != nil {
+		return on, err
+	}
+	defer m.close()
+	readme, err := m.read(nameReadme, maxReadme)
+	if err != nil && !notOurs(err) {
 		return on, err
 	}
 	on.Medium = labelOf(readme)
-	raw, err := read(nameSet, maxSet)
-	if errors.Is(err, fs.ErrNotExist) {
-		return on, nil
-	}
-	if err != nil {
+	raw, err := m.read(nameSet, maxSet)
+	if err != nil && !notOurs(err) {
 		return on, err
 	}
 	if s, err := parseSet(raw); err == nil {
 		on.Bundle, on.Set = s.Number, feed.DigestOf(raw)
 	}
 	return on, nil
+}
+
+// notOurs: nothing is there that we could have written.
+func notOurs(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) || errors.Is(err, errTooLong)
 }
 
 // Erased is an older bundle that was removed from a medium to make room.
@@ -85,10 +84,11 @@ type Erased struct {
 // foreignLayout refuses an OCI layout that another program made: our own have a
 // set, which is written before the index.
 func foreignLayout(dir string, files []found) error {
-	has := map[string]bool{}
-	for _, f := range files {
-		has[f.name] = true
+	m, err := openPlain(dir)
+	if err != nil {
+		return err
 	}
+	defer m.close()
 	for _, f := range files {
 		parent, ok := strings.CutSuffix(f.name, nameIndex)
 		if !ok || parent != "" && !strings.HasSuffix(parent, "/") {
@@ -97,11 +97,11 @@ func foreignLayout(dir string, files []found) error {
 		var head struct {
 			Format string `json:"format"`
 		}
-		raw, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(parent+nameSet)))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		raw, err := m.read(parent+nameSet, maxSet)
+		if err != nil && !notOurs(err) {
 			return err
 		}
-		if !has[parent+nameSet] || len(raw) > maxSet || json.Unmarshal(raw, &head) != nil || head.Format != setFormat {
+		if json.Unmarshal(raw, &head) != nil || head.Format != setFormat {
 			return fmt.Errorf("%s holds an OCI layout of another program: empty the medium or name another directory: %w", dir, feed.ErrConfig)
 		}
 	}

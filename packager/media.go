@@ -124,14 +124,14 @@ func (m *medium) open(name string) (mediumFile, int64, error) {
 		return nil, 0, unreadable(name, err)
 	}
 	if !st.Mode().IsRegular() {
-		return nil, 0, unreadable(name, errors.New("not a regular file"))
+		return nil, 0, unreadable(name, errNotRegular)
 	}
 	f, err := m.root.Open(name)
 	if err != nil {
 		return nil, 0, unreadable(name, err)
 	}
 	if st, err = f.Stat(); err == nil && !st.Mode().IsRegular() {
-		err = errors.New("not a regular file")
+		err = errNotRegular
 	}
 	if err != nil {
 		f.Close()
@@ -148,7 +148,7 @@ func (m *medium) inImage(name string) (mediumFile, int64, error) {
 	st, err := f.Stat()
 	r, ok := f.(mediumFile)
 	if err == nil && (!ok || !st.Mode().IsRegular()) {
-		err = errors.New("not a regular file")
+		err = errNotRegular
 	}
 	if err != nil {
 		f.Close()
@@ -156,6 +156,9 @@ func (m *medium) inImage(name string) (mediumFile, int64, error) {
 	}
 	return r, st.Size(), nil
 }
+
+// errNotRegular is a name that is no file: a link, a device, a pipe. It is not opened.
+var errNotRegular = errors.New("not a regular file")
 
 // errTooLong is a file longer than anything of ours may be: no scratch, an attack.
 var errTooLong = errors.New("too long")
