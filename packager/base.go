@@ -26,6 +26,7 @@ type Packed struct {
 	// What the outside alone remembers.
 	Urgent   bool     `json:"urgent,omitempty"`
 	Operator string   `json:"operator,omitempty"` // who packed it: may not approve it
+	Account  string   `json:"account,omitempty"`  // his, unless a PIN told him from others who use it
 	Media    []string `json:"media,omitempty"`    // registered numbers
 }
 

@@ -26,6 +26,12 @@ const OrderType = "application/vnd.hashike.order.v1+json"
 // itself travels and names nobody.
 const bucketIssued = "issued"
 
+// IssuerOf is who issued an order, as this outside remembers.
+func IssuerOf(db *state.DB, number uint64) (who string, err error) {
+	err = db.View(func(tx state.Tx) error { _, err := tx.Get(bucketIssued, numberKey(number), &who); return err })
+	return who, err
+}
+
 // bucketEnvelopes of state.db, outside: order number "/" root version → DSSE
 // envelope, signed under that root.
 const bucketEnvelopes = "envelopes"

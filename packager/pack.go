@@ -58,6 +58,7 @@ type PackOptions struct {
 	ClockChecked string        // the operator's word that the clock is right although every vendor is quiet; audited
 	Validity     time.Duration // 0 is DefaultValidity
 	Who          string
+	Account      string         // of Packed
 	Urgent       bool           // may be approved by telephone
 	Only         []string       // feeds whose blobs are carried; empty is all. Every feed is stated.
 	Media        []string       // registered numbers of To and More; a set in one directory has the first

@@ -236,7 +236,7 @@ func (w *writer) dirs() (out []string) {
 func (w *writer) report(s Set, c counter) Report {
 	_, id, _ := s.encode()
 	r := w.packed
-	r.Packed = Packed{Number: c.Number, Set: id, Sites: s.Sites, Created: s.Created, Expires: s.Expires, Bytes: s.Bytes, Feeds: w.feeds, Urgent: s.Urgent, Operator: w.o.Who, Media: w.o.Media}
+	r.Packed = Packed{Number: c.Number, Set: id, Sites: s.Sites, Created: s.Created, Expires: s.Expires, Bytes: s.Bytes, Feeds: w.feeds, Urgent: s.Urgent, Operator: w.o.Who, Account: w.o.Account, Media: w.o.Media}
 	if s.Base != nil {
 		r.Base = s.Base.Number
 	}

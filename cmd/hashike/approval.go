@@ -63,7 +63,7 @@ func (s *station) admit(c *consent) func(mirror.Admission) (func(string) bool, e
 		// An old bundle's approval is about what it states, not about what is desired now.
 		granted := func(name string) bool { return covered(name) || desired.Covers(name) || own.Covers(name) && its(name) }
 		open := slices.DeleteFunc(slices.Clone(a.Own), func(l packager.FeedLine) bool { return granted(l.Feed) })
-		doc := people.Approval{Bundle: a.Set.Number, Set: a.ID, Urgent: a.Set.Urgent, Feeds: a.Set.Only, Operator: s.who(), Waits: snapshots(open)}
+		doc := people.Approval{Bundle: a.Set.Number, Set: a.ID, Urgent: a.Set.Urgent, Feeds: a.Set.Only, Operator: s.who(), Account: s.actor.Alone(), Waits: snapshots(open)}
 		switch {
 		case own.How != "" && own.How != people.ByBlanket || len(a.Own) == 0:
 			return granted, nil // nothing new that this bundle's approval is about
@@ -201,7 +201,10 @@ func (s *station) returned(c *consent, a mirror.Admission) error {
 	}
 	by := ""
 	if c.found != "" && c.by != "" {
-		err = s.db.View(func(tx state.Tx) (err error) { by, err = people.CheckApprover(tx, c.by, s.who()); return err })
+		err = s.db.View(func(tx state.Tx) (err error) {
+			by, err = people.CheckApprover(tx, c.by, s.who(), s.actor.Alone())
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -287,7 +290,7 @@ func (s *station) recordSheet(n uint64, by string) error {
 			if old, have, err := people.ApprovalOf(tx, n); err != nil {
 				return err
 			} else if ok && !have {
-				if err := people.Await(tx, people.Approval{Bundle: n, Set: p.Set, Urgent: p.Urgent, Operator: p.Operator}, s.clock()); err != nil {
+				if err := people.Await(tx, people.Approval{Bundle: n, Set: p.Set, Urgent: p.Urgent, Operator: p.Operator, Account: p.Account}, s.clock()); err != nil {
 					return err
 				}
 			} else if have && !old.Open() {

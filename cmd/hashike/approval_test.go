@@ -152,3 +152,33 @@ func TestBlanketApprovalCoversDefinitionsOnly(t *testing.T) {
 	w.pack()
 	w.fails(exitHeld, "H-646", append(in, "import", w.path("media"))...)
 }
+
+// Whoever packed approves it under no other name of his account, unless a PIN
+// told the two apart.
+func TestTheApproverHasAnotherAccount(t *testing.T) {
+	w, _ := twoFeeds(t)
+	data := []string{"--data", w.path(outside)}
+	pack := func(typed string) {
+		t.Helper()
+		w.typedOK(typed, append(data, "pack", "--to", w.path("media"), "--feed", "clamav-test", "--urgent", "--clock-checked", "test data of 2021")...)
+	}
+	pack("") // by an account that is nobody's
+	w.outside("person", "add", "課長", "--role", "approver")
+	w.fails(exitHeld, "H-644", append(data, "approval", "record", "1", "--by", "課長")...)
+	w.typedOK("abcdef\nabcdef\n", append(data, "person", "pin", "課長")...)
+	w.outside("person", "add", "係長", "--role", "approver", "--account", "kakari")
+	w.outside("person", "add", "山田", "--role", "operator")
+	w.typedOK("課長\nabcdef\n123456\n123456\n", append(data, "person", "pin", "山田")...)
+	record := func(number string) (string, int) {
+		_, errs, code := w.typed("課長\nabcdef\n", append(data, "approval", "record", number, "--by", "課長")...)
+		return errs, code
+	}
+	if errs, code := record("1"); code != exitHeld || !strings.Contains(errs, "H-644") {
+		t.Errorf("exit %d\n%s", code, errs)
+	}
+	pack("山田\n123456\n")
+	if errs, code := record("2"); code != 0 {
+		t.Errorf("two persons, told apart by PINs: exit %d\n%s", code, errs)
+	}
+	w.typedOK("課長\nabcdef\n", append(data, "approval", "record", "1", "--by", "係長")...)
+}

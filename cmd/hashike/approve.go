@@ -43,10 +43,13 @@ func (a *app) approveCommand() *cobra.Command {
 
 // approver is who approves: a person registered as approver, where anybody is,
 // and never who made it (H-644, H-645).
-func (s *station) approver(madeBy string) (string, error) {
+func (s *station) approver(madeBy, account string) (string, error) {
 	by := s.who()
+	if account != "" && state.SameAccount(account, s.actor.Account) {
+		return "", feed.NewFault(fmt.Errorf("account %s made it: %w", account, feed.ErrHeld), "H-644", "name", by)
+	}
 	return by, s.db.View(func(tx state.Tx) error {
-		_, err := people.CheckApprover(tx, by, madeBy)
+		_, err := people.CheckApprover(tx, by, madeBy, account)
 		return err
 	})
 }
@@ -68,7 +71,7 @@ func (s *station) approveBundle(dirs []string, file string) error {
 	if err != nil || key == nil {
 		return err
 	}
-	by, err := s.approver(t.Packed.Operator)
+	by, err := s.approver(t.Packed.Operator, t.Packed.Account)
 	if err != nil {
 		return err
 	}
@@ -88,7 +91,11 @@ func (s *station) approveOrder(number uint64, file string) error {
 	if err != nil || key == nil {
 		return err
 	}
-	by, err := s.approver("")
+	issuer, err := packager.IssuerOf(s.db, number)
+	if err != nil {
+		return err
+	}
+	by, err := s.approver(issuer, issuer) // who issued it unregistered is known by the account
 	if err != nil {
 		return err
 	}

@@ -156,8 +156,9 @@ func TestKeysByCommand(t *testing.T) {
 	noRootKey(t, keys, w.path(outside), w.path(inside), w.path("media"))
 }
 
-// setOperator says who packed a bundle: the tests run under one account.
-func (w *world) setOperator(number uint64, name string) {
+// setOperator says who packed a bundle, and with which account: the tests run
+// under one.
+func (w *world) setOperator(number uint64, name, account string) {
 	w.t.Helper()
 	err := state.At(state.Dir(w.path(outside)), "test").Update(func(tx state.Tx) error {
 		var p packager.Packed
@@ -165,7 +166,7 @@ func (w *world) setOperator(number uint64, name string) {
 		if _, err := tx.Get("packed", key, &p); err != nil {
 			return err
 		}
-		p.Operator = name
+		p.Operator, p.Account = name, account
 		return tx.Put("packed", key, p)
 	})
 	if err != nil {
@@ -207,7 +208,11 @@ func TestApproveByCommand(t *testing.T) {
 	if _, said, code := w.run(pass+"\n", approve...); code != exitHeld || !strings.Contains(said, "H-644") {
 		t.Errorf("approved one's own work: exit %d\n%s", code, said)
 	}
-	w.setOperator(1, "担当者")
+	w.setOperator(1, "担当者", who())
+	if _, said, code := w.run(pass+"\n", approve...); code != exitHeld || !strings.Contains(said, "H-644") {
+		t.Errorf("approved with the account that packed: exit %d\n%s", code, said)
+	}
+	w.setOperator(1, "担当者", "")
 	if _, said, code := w.run("wrong passphrase\n", approve...); code != exitConfig || !strings.Contains(said, "H-514") {
 		t.Errorf("a wrong passphrase: exit %d\n%s", code, said)
 	}

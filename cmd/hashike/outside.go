@@ -136,7 +136,7 @@ func (s *station) unnamed(o feed.Order) (feed.Order, map[string]string, error) {
 	var names map[string]string
 	err := s.db.View(func(tx state.Tx) (err error) {
 		if o.Approver != "" {
-			if o.Approver, err = people.CheckApprover(tx, o.Approver, s.who()); err != nil {
+			if o.Approver, err = people.CheckApprover(tx, o.Approver, s.who(), s.actor.Alone()); err != nil {
 				return err
 			}
 		}

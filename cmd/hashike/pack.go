@@ -176,7 +176,7 @@ func (s *station) prepare(o *packOptions) (p packager.PackOptions, to []string, 
 			return p, nil, err
 		}
 	}
-	p = packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: o.sites, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: s.who(), ClockChecked: o.clock,
+	p = packager.PackOptions{Data: s.dir, DB: s.db, Store: s.store, Sites: o.sites, To: to[0], More: to[1:], VolumeSize: size, Parity: o.parity, Now: s.clock(), Who: s.who(), Account: s.actor.Alone(), ClockChecked: o.clock,
 		Validity: time.Duration(s.cfg.Bundle.ExpiryDays) * 24 * time.Hour}
 	if o.piece != "" {
 		if p.PieceSize, err = pieceSize(o.piece); err != nil {
@@ -211,7 +211,7 @@ func (s *station) printPacked(r packager.Report, to []string, out io.Writer) {
 // awaitApproval keeps an urgent bundle red until its stamped sheet is recorded.
 func (s *station) awaitApproval(r packager.Report, out io.Writer) error {
 	err := s.db.Update(func(tx state.Tx) error {
-		return people.Await(tx, people.Approval{Bundle: r.Number, Set: r.Set, Urgent: true, Operator: r.Operator}, s.clock())
+		return people.Await(tx, people.Approval{Bundle: r.Number, Set: r.Set, Urgent: true, Operator: r.Operator, Account: r.Account}, s.clock())
 	})
 	if err == nil {
 		fmt.Fprintln(out, s.cat.T("pack.urgent", r.Number))

@@ -99,6 +99,7 @@ func (s *station) ask(command, account string) error {
 	p, err := people.Identify(s.db, account, name, pin, s.clock())
 	if err == nil {
 		s.actor = p.As(account, roleOf(command))
+		s.actor.PIN = true
 	}
 	return err
 }

@@ -35,6 +35,7 @@ type Approval struct {
 	Urgent   bool        `json:"urgent,omitempty"`
 	Feeds    []string    `json:"feeds,omitempty"`    // of a bundle that carries some feeds alone: earlier ones go on waiting for theirs
 	Operator string      `json:"operator,omitempty"` // who packed it (outside) or brought it in (inside)
+	Account  string      `json:"account,omitempty"`  // his, unless a PIN told him from others who use it (state.Actor.Alone)
 	How      string      `json:"how,omitempty"`      // empty: it waits
 	By       string      `json:"by,omitempty"`       // the approver
 	Blanket  uint64      `json:"blanket,omitempty"`
@@ -106,7 +107,7 @@ func Approve(tx state.Tx, a Approval, now time.Time) (Approval, error) {
 	}
 	var err error
 	if a.How == ByPaper || a.How == ByTelephone {
-		if a.By, err = CheckApprover(tx, a.By, a.Operator); err != nil {
+		if a.By, err = CheckApprover(tx, a.By, a.Operator, a.Account); err != nil {
 			return a, err
 		}
 	}
@@ -169,14 +170,20 @@ func RecordSheet(tx state.Tx, bundle uint64, by string, now time.Time) (Approval
 
 // CheckApprover returns the approver's registered name. Where anybody is
 // registered as approver it must be one of them (H-645); it is never the
-// operator, by name or account (H-644).
-func CheckApprover(tx state.Tx, name, operator string) (string, error) {
+// operator, by name or by account (H-644): account is state.Actor.Alone of his.
+func CheckApprover(tx state.Tx, name, operator, account string) (string, error) {
 	name = strings.TrimSpace(name)
 	if name == "" || len(name) > maxName*4 || strings.ContainsAny(name, "\r\n\t") {
 		return "", feed.NewFault(fmt.Errorf("approver %.60q: %w", name, feed.ErrConfig), "H-645", "name", name, "role", string(Approver))
 	}
+	own := feed.NewFault(fmt.Errorf("%s cannot approve his own bundle: %w", name, feed.ErrHeld), "H-644", "name", name)
 	if operator != "" && Same(name, operator) {
-		return "", feed.NewFault(fmt.Errorf("%s cannot approve his own bundle: %w", name, feed.ErrHeld), "H-644", "name", name)
+		return "", own
+	}
+	if p, ok, err := Find(tx, name); err != nil {
+		return "", err
+	} else if ok && account != "" && p.uses(account) {
+		return "", own
 	}
 	holders, err := Holders(tx, Approver)
 	if err != nil || len(holders) == 0 {
@@ -232,7 +239,11 @@ func AddBlanket(tx state.Tx, b Blanket, by state.Actor, now time.Time) (Blanket,
 	if err != nil {
 		return b, err
 	}
-	if b.By, err = CheckApprover(tx, b.By, who); err != nil {
+	account := ""
+	if who != "" {
+		account = by.Alone()
+	}
+	if b.By, err = CheckApprover(tx, b.By, who, account); err != nil {
 		return b, err
 	}
 	all, err := Blankets(tx)

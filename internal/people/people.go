@@ -7,13 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/text/unicode/norm"
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/state"
@@ -28,7 +25,7 @@ const (
 	Auditor   Role = "auditor"    // 監査担当
 	KeyHolder Role = "key-holder" // 鍵保管者
 	// Service is not a person's: the account under which "run" works by itself.
-	Service Role = "service"
+	Service Role = state.RoleService
 )
 
 // Roles lists what a person can be registered as.
@@ -91,15 +88,11 @@ func All(tx state.Tx) ([]Person, error) {
 }
 
 // Same reports whether two spellings are one name: width, case and spaces do not count.
-func Same(a, b string) bool { return plain(a) == plain(b) }
+func Same(a, b string) bool { return state.SameName(a, b) }
 
-func plain(s string) string {
-	return strings.ToLower(strings.Join(strings.Fields(norm.NFKC.String(s)), ""))
-}
-
-// sameAccount: Windows does not tell case apart in account names.
-func sameAccount(a, b string) bool {
-	return a == b || runtime.GOOS == "windows" && strings.EqualFold(a, b)
+// uses reports whether an account is registered for p.
+func (p Person) uses(account string) bool {
+	return slices.ContainsFunc(p.Accounts, func(a string) bool { return state.SameAccount(a, account) })
 }
 
 // Find returns the registered person of a name; false if there is none.
@@ -120,7 +113,7 @@ func Find(tx state.Tx, name string) (Person, bool, error) {
 func OfAccount(tx state.Tx, account string) ([]Person, error) {
 	all, err := All(tx)
 	return slices.DeleteFunc(all, func(p Person) bool {
-		return !slices.ContainsFunc(p.Accounts, func(a string) bool { return sameAccount(a, account) })
+		return !p.uses(account)
 	}), err
 }
 

@@ -66,3 +66,33 @@ func TestApprovalsOvertake(t *testing.T) {
 		t.Error(open(), err)
 	}
 }
+
+// The operator is told from the approver by name and by account; an account
+// that a PIN told apart is not given.
+func TestTheApproverIsNotTheOperatorsAccount(t *testing.T) {
+	db := state.At(state.Dir(t.TempDir()+"/d"), "test")
+	if err := db.Create("outside", 0); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+	err := db.Update(func(tx state.Tx) error {
+		_, err := Add(tx, Person{Name: "課長", Roles: []Role{Approver}, Accounts: []string{"town"}}, state.Actor{Account: "town"}, now)
+		if err != nil {
+			return err
+		}
+		for _, c := range []struct {
+			operator, account string
+			refused           bool
+		}{
+			{"課 長", "", true}, {"town", "town", true}, {"town", state.Actor{Account: "town", Role: string(Service)}.Alone(), false}, {"山田", "town", true}, {"山田", state.Actor{Account: "town", Person: "山田", PIN: true}.Alone(), false}, {"山田", "yamada", false}, {"yamada", "yamada", false},
+		} {
+			if _, err := CheckApprover(tx, "課長", c.operator, c.account); (err != nil) != c.refused {
+				t.Errorf("%+v: %v", c, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -56,23 +56,6 @@ func (r Record) isWhole() bool {
 
 func auditKey(n uint64) string { return fmt.Sprintf("%020d", n) }
 
-// Actor is who acts: the OS account, and the registered person and role behind
-// it where one is known. It is found out, never typed as a flag.
-type Actor struct {
-	Account string
-	Person  string
-	Role    string
-}
-
-// String is the person where one is known, else the account: for documents
-// other than the audit log ("by").
-func (a Actor) String() string {
-	if a.Person != "" {
-		return a.Person
-	}
-	return a.Account
-}
-
 // As returns db with an actor: from then on every audit record names it,
 // whatever the caller of Tx.Audit wrote.
 func (db *DB) As(a Actor) *DB {
