@@ -112,8 +112,9 @@ func MayWrite(tx state.Tx, number, found string) (Medium, error) {
 
 // LendMedium records that a medium goes out: with a bundle that was just
 // written, or as it is (bundle 0). erased: an older bundle was removed from it.
-func LendMedium(tx state.Tx, number string, l Loan, bundle uint64, erased bool, now time.Time) error {
-	m, err := MayWrite(tx, number, "seen")
+// found is as for MayWrite: one that is lost does not go out without a word.
+func LendMedium(tx state.Tx, number string, l Loan, bundle uint64, erased bool, found string, now time.Time) error {
+	m, err := MayWrite(tx, number, found)
 	if err != nil {
 		return err
 	}
@@ -158,7 +159,7 @@ func DisposeMedium(tx state.Tx, number, witness string, by state.Actor, now time
 		return err
 	}
 	witness = strings.TrimSpace(witness)
-	if witness == "" || witness == by.String() || m.Status == MediumDisposed {
+	if witness == "" || state.SameName(witness, by.String()) || state.SameName(witness, by.Account) || m.Status == MediumDisposed {
 		return feed.NewFault(fmt.Errorf("medium %s: disposal needs a witness who is somebody else: %w", number, feed.ErrConfig), "H-648", "medium", number, "state", m.Status)
 	}
 	m.Status, m.Witness, m.Bundle = MediumDisposed, witness, 0

@@ -41,7 +41,7 @@ func (a *app) mediaCommand() *cobra.Command {
 	add.Flags().BoolVar(&m.Encrypted, "encrypted", false, a.cat.T("flag.encrypted"))
 	var l packager.Loan
 	out := act("out NUMBER --borrower NAME", "out", "media.out", func(s *station, tx state.Tx, number string) error {
-		return packager.LendMedium(tx, number, s.loan(tx, l), 0, false, s.clock())
+		return packager.LendMedium(tx, number, s.loan(tx, l), 0, false, "", s.clock())
 	})
 	loanFlags(a, out, &l)
 	var found, witness, reason string
@@ -247,7 +247,7 @@ func (s *station) lend(o *packOptions, to []string, r packager.Report) error {
 		}
 		for i, number := range o.media {
 			erased := slices.ContainsFunc(r.Erased, func(e packager.Erased) bool { return i < len(to) && e.Dir == to[i] })
-			if err := packager.LendMedium(tx, number, o.lent, r.Number, erased, s.clock()); err != nil {
+			if err := packager.LendMedium(tx, number, o.lent, r.Number, erased, o.found, s.clock()); err != nil {
 				return err
 			}
 		}

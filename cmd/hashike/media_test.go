@@ -58,6 +58,7 @@ func TestTheMediaLedger(t *testing.T) {
 	}
 	// The replacement brings the notice; then the lost one is not imported.
 	next()
+	w.fails(exitHeld, "H-648", append(out, "media", "out", "U-1", "--borrower", "山田 太郎")...) // not found by that
 	w.ok("", pack("m2", "--medium", "U-2")...)
 	w.inside("import", w.path("m2"))
 	w.fails(exitHeld, "H-605", append(in, "import", w.path("m1"))...)
@@ -85,7 +86,9 @@ func TestTheMediaLedger(t *testing.T) {
 	w.outside("media", "in", "U-1")
 	w.outside("media", "wiped", "U-1")
 	w.fails(exitConfig, "H-648", append(out, "media", "disposed", "U-1")...)
-	w.fails(exitConfig, "H-648", append(out, "media", "disposed", "U-1", "--witness", "山田 太郎")...)
+	for _, self := range []string{"山田 太郎", "山田太郎", "山田　太郎", who()} {
+		w.fails(exitConfig, "H-648", append(out, "media", "disposed", "U-1", "--witness", self)...)
+	}
 	w.outside("media", "disposed", "U-1", "--witness", "会計 管理者")
 	w.fails(exitHeld, "H-648", pack("m1", "--medium", "U-1")...)
 	if list := w.outside("media", "list"); !strings.Contains(list, "廃棄") || !strings.Contains(list, "会計 管理者") {
