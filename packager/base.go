@@ -87,8 +87,8 @@ func Bases(tx state.Tx) ([]Packed, error) {
 }
 
 // SetBase makes bundle number the base of a site, on an operator's word: that
-// inside is known to hold its state. Nothing else moves a base here; receipts
-// come with the crossing.
+// inside is known to hold its state. H-205 for a site without a set-up medium,
+// H-663 for a bundle that was not for it.
 func SetBase(db *state.DB, site int, number uint64, who string, now time.Time) error {
 	return db.Update(func(tx state.Tx) error {
 		var p Packed
@@ -97,7 +97,14 @@ func SetBase(db *state.DB, site int, number uint64, who string, now time.Time) e
 			return err
 		}
 		if !ok {
-			return fmt.Errorf("bundle %d was not made here: %w: %w", number, fs.ErrNotExist, feed.ErrConfig)
+			return feed.NewFault(fmt.Errorf("bundle %d was not made here: %w: %w", number, fs.ErrNotExist, feed.ErrConfig), "H-205", "name", strconv.FormatUint(number, 10))
+		}
+		paired, err := PairedSites(db.Dir())
+		if err == nil && !slices.Contains(paired, site) {
+			err = feed.NewFault(fmt.Errorf("no set-up medium was made for site %d: %w", site, feed.ErrConfig), "H-205", "name", strconv.Itoa(site))
+		}
+		if err = errors.Join(err, p.For(site)); err != nil {
+			return err
 		}
 		if err := tx.Put(bucketBases, strconv.Itoa(site), number); err != nil {
 			return err
@@ -106,6 +113,16 @@ func SetBase(db *state.DB, site int, number uint64, who string, now time.Time) e
 			"site": strconv.Itoa(site), "bundle": strconv.FormatUint(number, 10),
 		}})
 	})
+}
+
+// For refuses a site that this bundle was not for (H-663): what it holds is not
+// known by that.
+func (p Packed) For(site int) error {
+	if slices.Contains(p.Sites, site) {
+		return nil
+	}
+	return feed.NewFault(fmt.Errorf("bundle %d was for sites %v, not for %d: %w", p.Number, p.Sites, site, feed.ErrConfig), "H-663",
+		"number", strconv.FormatUint(p.Number, 10), "site", strconv.Itoa(site))
 }
 
 // Resume tells a rebuilt outside the number of the last bundle its

@@ -96,6 +96,9 @@ func base(tx state.Tx, o packOptions, p *packager.PackOptions) error {
 		if err == nil && !ok {
 			err = feed.NewFault(fmt.Errorf("bundle %d: %w", o.base, feed.ErrConfig), "H-205", "name", fmt.Sprint(o.base))
 		}
+		for i := 0; err == nil && i < len(o.sites); i++ {
+			err = b.For(o.sites[i])
+		}
 		p.Base = &b
 		return err
 	}

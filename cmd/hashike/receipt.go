@@ -96,13 +96,22 @@ func (a *app) baseCommand() *cobra.Command {
 	set := &cobra.Command{Use: "set", Short: a.cat.T("cmd.baseset"), RunE: func(*cobra.Command, []string) error {
 		return a.with("base set", outside, func(s *station) error {
 			if err := packager.SetBase(s.db, site, number, s.who(), s.now()); err != nil {
+			if site == 0 {
+				only, err := s.sites(packOptions{})
+				if err != nil {
+					return err
+				}
+				if len(only) == 1 {
+					site = only[0]
+				}
+			}
 				return err
 			}
 			fmt.Fprintln(a.out, a.cat.T("base.set", site, number))
 			return nil
 		})
 	}}
-	set.Flags().IntVar(&site, "site", 1, a.cat.T("flag.site"))
+	set.Flags().IntVar(&site, "site", 0, a.cat.T("flag.site"))
 	set.Flags().Uint64Var(&number, "bundle", 0, a.cat.T("flag.packbase"))
 	c.AddCommand(set)
 	return c

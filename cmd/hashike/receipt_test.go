@@ -125,7 +125,7 @@ func TestBaseSet(t *testing.T) {
 	files, spool := clamavFiles(t), t.TempDir()
 	spoolTo(t, files, spool, 2, 3)
 	w := newWorld(t, clamavBlock(spool))
-	w.fails(exitConfig, "H-202", "--data", w.path(outside), "base", "set", "--bundle", "1")
+	w.fails(exitConfig, "H-205", "--data", w.path(outside), "base", "set", "--bundle", "1")
 	w.carry()
 	w.outside("base", "set", "--bundle", "1")
 	out := w.ok("", "--data", w.path(outside), "pack", "--to", w.path("media"), "--clock-checked", "test")

@@ -201,3 +201,29 @@ func TestSeveralSites(t *testing.T) {
 		t.Errorf("need says\n%s", out)
 	}
 }
+
+// A base is a bundle that was for its site, and the site is one of ours.
+func TestABaseIsOfItsOwnSite(t *testing.T) {
+	v := newVendor(t)
+	v.release(map[string]string{"a": "file a"})
+	w := newWorld(t, treeBlock(v.dir))
+	w.trustTree(v.keyFile)
+	w.another(2, treeBlock(v.dir))
+	w.outside("fetch")
+	data := []string{"--data", w.path(outside)}
+	w.outside("pack", "--to", w.path("media"), "--site", "1", "--clock-checked", "test")
+	w.fails(exitConfig, "--site", append(data, "base", "set", "--bundle", "1")...) // which?
+	w.fails(exitConfig, "H-205", append(data, "base", "set", "--bundle", "1", "--site", "77")...)
+	w.fails(exitConfig, "H-663", append(data, "base", "set", "--bundle", "1", "--site", "2")...)
+	if got := w.bases(); len(got) != 0 {
+		t.Errorf("bases %v", got)
+	}
+	for _, to := range [][]string{{"--site", "2"}, {"--site", "1,2"}, {"--all-sites"}} {
+		w.fails(exitConfig, "H-663", append(append(data, "pack", "--to", w.path("media"), "--clock-checked", "test", "--base", "1"), to...)...)
+	}
+	w.outside("pack", "--to", w.path("media"), "--clock-checked", "test", "--base", "1", "--site", "1")
+	w.outside("base", "set", "--bundle", "1", "--site", "1")
+	if got := w.bases(); got["1"] != 1 {
+		t.Errorf("bases %v", got)
+	}
+}
