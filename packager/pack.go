@@ -117,13 +117,31 @@ func Pack(ctx context.Context, o PackOptions) (Report, error) {
 	var r Report
 	err := o.DB.Lock(ctx, "pack", func(ctx context.Context) error {
 		var err error
-		r, err = pack(ctx, o)
+		if r, err = pack(ctx, o); err != nil {
+			err = errors.Join(err, o.notPacked(r.Number, err))
+		}
 		return err
 	})
 	return r, err
 }
 
-func pack(ctx context.Context, o PackOptions) (Report, error) {
+// notPacked records a bundle that was not made: a number may be used up, a
+// medium half written.
+func (o *PackOptions) notPacked(number uint64, why error) error {
+	if side, _, err := o.DB.Identity(); err != nil || side != "outside" {
+		return err
+	}
+	detail := map[string]string{"at": strings.Join(o.media(), " ")}
+	if number > 0 {
+		detail["bundle"] = strconv.FormatUint(number, 10)
+	}
+	return o.DB.Update(func(tx state.Tx) error {
+		return tx.Audit(state.Record{Time: o.Now, Who: o.Who, What: "pack", Result: why.Error(), Detail: detail})
+	})
+}
+
+// pack makes the bundle; where it fails, the report has the number it took, if any.
+func pack(ctx context.Context, o PackOptions) (r Report, err error) {
 	if err := o.check(); err != nil {
 		return Report{}, err
 	}
@@ -151,23 +169,24 @@ func pack(ctx context.Context, o PackOptions) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	r.Number = c.Number
 	w, err := newWriter(ctx, o, p, c.Number)
 	defer w.close()
 	if err != nil {
-		return Report{}, w.full(err)
+		return r, w.full(err)
 	}
 	set, err := w.run(key, chain, c)
 	if err != nil {
-		return Report{}, err
+		return r, err
 	}
 	if o.written != nil {
 		o.written(w.dirs())
 	}
 	began := time.Now()
 	if err := readBack(ctx, o, w.dirs(), set); err != nil {
-		return Report{}, notWritten(w.dirs(), err)
+		return r, notWritten(w.dirs(), err)
 	}
-	r := w.report(set, c)
+	r = w.report(set, c)
 	r.Waiting, r.Approval = o.waiting, o.approver
 	r.Erased = erased
 	r.ReadBack, r.RootEnds, r.RootWarns = time.Since(began), ends, warning(ends.Sub(o.Now))

@@ -186,7 +186,8 @@ func EnterReceipt(db *state.DB, code, who string, now time.Time) (Received, erro
 	}
 	digits, ok := typed.Digits(code)
 	if !ok || len(digits) != receiptDigits || !checks(digits) {
-		return Received{}, feed.NewFault(fmt.Errorf("the code is %d digits and was mistyped: %w", receiptDigits, feed.ErrConfig), "H-602")
+		err := feed.NewFault(fmt.Errorf("the code is %d digits and was mistyped: %w", receiptDigits, feed.ErrConfig), "H-602")
+		return Received{}, errors.Join(err, db.Update(func(tx state.Tx) error { return auditRefusal(tx, err, who, now) }))
 	}
 	var r Received
 	var refusal error
@@ -197,7 +198,7 @@ func EnterReceipt(db *state.DB, code, who string, now time.Time) (Received, erro
 		}
 		if now.Before(w.Until) {
 			refusal = feed.NewFault(fmt.Errorf("entry is locked after %d wrong codes: %w", wrongLimit, feed.ErrHeld), "H-615", "until", w.Until.Format(time.RFC3339))
-			return nil
+			return auditRefusal(tx, refusal, who, now)
 		}
 		r, err = matchReceipt(tx, db.Dir(), digits)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -208,7 +209,7 @@ func EnterReceipt(db *state.DB, code, who string, now time.Time) (Received, erro
 			if err := tx.Put(bucketEntry, "wrong", w); err != nil {
 				return err
 			}
-			return tx.Audit(state.Record{Time: now, Who: who, What: "receipt enter", Result: refusal.Error()})
+			return auditRefusal(tx, refusal, who, now)
 		}
 		if err != nil {
 			return err
@@ -219,6 +220,11 @@ func EnterReceipt(db *state.DB, code, who string, now time.Time) (Received, erro
 		err = refusal
 	}
 	return r, err
+}
+
+// auditRefusal records a code that was not taken, but not the code.
+func auditRefusal(tx state.Tx, why error, who string, now time.Time) error {
+	return tx.Audit(state.Record{Time: now, Who: who, What: "receipt enter", Result: why.Error()})
 }
 
 // takeReceipt moves the site's base, forward only.

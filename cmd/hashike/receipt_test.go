@@ -89,6 +89,9 @@ func TestReceiptCodesCannotBeGuessedOrMistyped(t *testing.T) {
 	slip(code[:23])
 	slip(code + "0")
 	slip("abc")
+	if r := w.lastRecord(outside, "receipt enter"); !strings.Contains(r.Result, "mistyped") {
+		t.Errorf("a slip is not in the log: %+v", r)
+	}
 	forge := func(i int) string { // right check digits, wrong MAC
 		body := fmt.Sprintf("00001%d%016d", 1, i)
 		for c := range 100 {
@@ -102,6 +105,9 @@ func TestReceiptCodesCannotBeGuessedOrMistyped(t *testing.T) {
 		w.fails(exitUntrusted, "H-614", "--data", w.path(outside), "receipt", "enter", forge(i))
 	}
 	w.fails(exitHeld, "H-615", "--data", w.path(outside), "receipt", "enter", code)
+	if r := w.lastRecord(outside, "receipt enter"); !strings.Contains(r.Result, "locked") {
+		t.Errorf("a try during the lock is not in the log: %+v", r)
+	}
 	later := time.Now().Add(61 * time.Minute)
 	la := testApp(t, w.path(outside), discard())
 	la.clock = func() time.Time { return later }

@@ -224,15 +224,19 @@ func (s *station) noScan(flag string) (string, error) {
 	return line, nil
 }
 
-// scanPublish is the hook of publishing; nil without a scanner.
+// scanPublish is the hook of publishing. Without a scanner it records that.
 func (s *station) scanPublish() (func(context.Context, feed.Setup, mirror.Accepted, iter.Seq2[feed.Artifact, error]) error, error) {
 	sc, err := s.scanner()
-	if err != nil || sc == nil {
+	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, f feed.Setup, a mirror.Accepted, files iter.Seq2[feed.Artifact, error]) error {
-		sum, err := s.scanFiles(ctx, sc, artifactsOf(f.Name, files))
-		detail := scanDetail(sum)
+		detail, err := map[string]string{"scan": "not done", "scan.now": "0"}, error(nil)
+		if sc != nil {
+			var sum scan.Summary
+			sum, err = s.scanFiles(ctx, sc, artifactsOf(f.Name, files))
+			detail = scanDetail(sum)
+		}
 		detail["feed"], detail["serial"], detail["bundle"] = f.Name, strconv.FormatUint(a.Serial, 10), strconv.FormatUint(a.Bundle, 10)
 		return errors.Join(err, s.auditScan(f.Name, detail, err))
 	}, nil

@@ -236,6 +236,20 @@ func TestNoScanNeedsAReason(t *testing.T) {
 	}
 }
 
+// Publishing without a scanner says so in the log, once for each serial.
+func TestUnscannedPublicationIsRecorded(t *testing.T) {
+	w := treeWorld(t, map[string]string{"tool.exe": "one"})
+	w.carry()
+	w.inside("publish", "--now")
+	log := w.logText(inside)
+	if n := strings.Count(log, `"scan":"not done"`); n != 1 {
+		t.Errorf("%d records\n%s", n, log)
+	}
+	if r := w.lastRecord(inside, "scan"); r.Detail["feed"] != "tools" || r.Detail["bundle"] != "1" || r.Result != "ok" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // What the scanner does not look at is never called clean.
 func TestOverTheLimit(t *testing.T) {
 	at := clamd(t, "StreamMaxLength 1M")
