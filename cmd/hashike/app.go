@@ -90,6 +90,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.pushCommand(), a.pullCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.coverageCommand(), a.exportCommand(), a.originCommand(),
 		a.clientCommand(), a.terminalsCommand(), a.decideCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.approveCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.scanCommand(), a.personCommand(), a.approvalCommand(), a.mediaCommand(), a.diodeCommand(), a.quickstartCommand(), a.termsCommand(), a.intakeCommand(), a.versionCommand())
+	root.AddCommand(a.zoneCommand())
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs
@@ -131,6 +132,7 @@ type station struct {
 	log   *slog.Logger
 	floor time.Time
 	actor state.Actor
+	zone  zones
 
 	scanSilence time.Duration // tests: how long a scanner may say nothing; 0 is the scanner's own
 }
@@ -164,11 +166,17 @@ func (a *app) open(command, side string) (*station, error) {
 	if a.cat, err = i18n.Load(a.cat.Language(), s.cfg.Contact); err != nil {
 		return nil, err
 	}
+	if err := s.readZone(); err != nil {
+		return nil, err
+	}
 	fmt.Fprintln(a.err, s.banner())
 	if err := s.db.View(func(tx state.Tx) (err error) { s.floor, err = tx.Floor(); return err }); err != nil {
 		return nil, err
 	}
 	if err := s.identify(command); err != nil {
+		return nil, err
+	}
+	if err := s.settleZone(command); err != nil {
 		return nil, err
 	}
 	s.log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -179,7 +187,7 @@ func (a *app) open(command, side string) (*station, error) {
 // banner names the side and the network: every screen begins with it.
 func (s *station) banner() string {
 	key := "side." + s.side
-	if s.side == inside && s.cfg.Zone == "mynumber" {
+	if s.side == inside && s.cfg.Zone == myNumber {
 		key = "side.mynumber"
 	}
 	line := s.cat.T(key)

@@ -67,7 +67,7 @@ func (a *app) importCommand() *cobra.Command {
 				return usageError{fmt.Errorf("--telephone: %s", a.cat.T("flag.telephone"))}
 			}
 			return a.with("import", inside, func(s *station) error {
-				if back && s.cfg.Zone == "mynumber" { // nothing ever leaves that network on a medium
+				if back && s.cfg.Zone == myNumber { // nothing ever leaves that network on a medium
 					return feed.NewFault(fmt.Errorf("--return in the My Number network: %w", feed.ErrHeld), "H-655")
 				}
 				r, err := s.importDirs(c.Context(), dirs, &o, a.out)

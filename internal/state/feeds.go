@@ -78,3 +78,12 @@ func (t Tx) Orders() ([]feed.Order, error) {
 
 // PutOrder keeps an order; an accepted one is never dropped.
 func (t Tx) PutOrder(o feed.Order) error { return t.Put("orders", auditKey(o.Number), o) }
+
+// Zone is the network of an inside, "" before its first use.
+func (t Tx) Zone() (name string, err error) {
+	_, err = t.Get("meta", "zone", &name)
+	return name, err
+}
+
+// SetZone keeps it.
+func (t Tx) SetZone(name string) error { return t.Put("meta", "zone", name) }
