@@ -2,6 +2,7 @@ package packager
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -22,10 +23,10 @@ type found struct {
 }
 
 // oursIn lists an older bundle of ours in dir, whole or in part, in one volume
-// or several. A file that is not ours is an error.
+// or several. A file that is not ours is an error. What does not exist is empty.
 func oursIn(dir string) (files []found, dirs []string, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, nil, err
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
 	}
 	err = list(os.DirFS(dir), func(name string, d fs.DirEntry) error {
 		if !ours.MatchString(inVolume.ReplaceAllString(name, "")) || d.Type()&^fs.ModeDir != 0 {
@@ -43,6 +44,9 @@ func oursIn(dir string) (files []found, dirs []string, err error) {
 	})
 	if err == nil {
 		err = foreignLayout(dir, files)
+	}
+	if err == nil {
+		err = unmarked(dir, files)
 	}
 	return files, dirs, err
 }
@@ -77,11 +81,15 @@ func (o *PackOptions) clearMedia() (out []Erased, err error) {
 // clearMedium makes dir empty if all it holds is an older bundle of ours (or
 // part of one); a file that is not ours is an error, and nothing is removed.
 func clearMedium(dir string) (int, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return 0, err
+	}
 	files, dirs, err := oursIn(dir)
 	if err != nil {
 		return 0, err
 	}
-	// What makes it a bundle goes first: half an old one is none.
+	// What makes it a bundle goes first: half an old one is none. What marks it
+	// as ours goes last: the rest of a killed run is still ours.
 	slices.SortStableFunc(files, func(a, b found) int { return cmp.Compare(rank(a.name), rank(b.name)) })
 	slices.Reverse(dirs)
 	var names []string
@@ -97,5 +105,5 @@ func clearMedium(dir string) (int, error) {
 }
 
 func rank(name string) int {
-	return map[string]int{nameIndex: -2, nameSet: -1}[path.Base(name)]
+	return map[string]int{nameIndex: -2, nameSet: -1, nameReadme: 1}[path.Base(name)]
 }

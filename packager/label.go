@@ -94,16 +94,54 @@ func foreignLayout(dir string, files []found) error {
 		if !ok || parent != "" && !strings.HasSuffix(parent, "/") {
 			continue
 		}
-		var head struct {
-			Format string `json:"format"`
-		}
 		raw, err := m.read(parent+nameSet, maxSet)
 		if err != nil && !notOurs(err) {
 			return err
 		}
-		if json.Unmarshal(raw, &head) != nil || head.Format != setFormat {
+		if !isSet(raw) {
 			return fmt.Errorf("%s holds an OCI layout of another program: empty the medium or name another directory: %w", dir, feed.ErrConfig)
 		}
 	}
 	return nil
+}
+
+// onlyInBundles matches the files that nobody has but a bundle, whole or in part.
+var onlyInBundles = regexp.MustCompile(`^(approval-[1-9][0-9]{0,4}\.json|hashike-return\.txt|blobs/sha256/[0-9a-f]{64}|(.*/)?\.tmp-[0-9]+)$`)
+
+// unmarked refuses files that have our names and nothing that shows that we
+// wrote them: a README.txt or tables of the medium's owner.
+func unmarked(dir string, files []found) error {
+	if len(files) == 0 {
+		return nil
+	}
+	m, err := openPlain(dir)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	for _, f := range files {
+		name := inVolume.ReplaceAllString(f.name, "")
+		if onlyInBundles.MatchString(name) {
+			return nil
+		}
+		if name != nameReadme && name != nameSet {
+			continue
+		}
+		raw, err := m.read(f.name, maxReadme)
+		if err != nil && !notOurs(err) {
+			return err
+		}
+		if name == nameReadme && bytes.HasPrefix(raw, []byte(readmeHead)) || name == nameSet && isSet(raw) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s holds %s, which no bundle of ours brought: empty the medium or name another directory: %w", dir, files[0].name, feed.ErrConfig)
+}
+
+// isSet reports whether raw says that it is the set of a bundle.
+func isSet(raw []byte) bool {
+	var head struct {
+		Format string `json:"format"`
+	}
+	return json.Unmarshal(raw, &head) == nil && head.Format == setFormat
 }

@@ -1,7 +1,10 @@
 package packager
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -99,6 +102,13 @@ func freeIfCleared(dir string) (int64, error) {
 	files, _, err := oursIn(dir)
 	if err != nil {
 		return 0, err
+	}
+	for { // a dry run makes no directory: what is above it is asked
+		_, err := os.Stat(dir)
+		if parent := filepath.Dir(dir); !errors.Is(err, fs.ErrNotExist) || parent == dir {
+			break
+		}
+		dir = filepath.Dir(dir)
 	}
 	free, err := durable.Free(dir)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +38,8 @@ const nameReturn = "hashike-return.txt"
 const (
 	returnHead   = "hashike-return 1"
 	maxReturn    = 4*maxNeed + 4096
-	bucketReturn = "returns" // set digest → time: one file for one carry
+	bucketReturn = "returns" // inside: set digest → time: one file for one carry
+	bucketTaken  = "taken"   // outside: digest of a return file → when it was taken
 )
 
 // WriteReturn writes the file into a directory that holds a volume: one for one
@@ -137,6 +139,59 @@ func ReadReturn(dir string) (Return, error) {
 		return Return{}, err
 	}
 	return parseReturn(string(b))
+}
+
+// NoteTaken remembers that all a return file said was taken.
+func NoteTaken(tx state.Tx, r Return, now time.Time) error {
+	return tx.Put(bucketTaken, string(feed.DigestOf([]byte(r.text()))), now.UTC())
+}
+
+// KeepReturns copies the return files that a medium holds and nobody took to
+// the outbox, before it is written again. It returns the copies' directories.
+func KeepReturns(db *state.DB, dir string) (kept []string, err error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, volume := range volumesIn([]string{dir}) {
+		to, err := keepReturn(db, volume)
+		if err != nil {
+			return kept, err
+		}
+		if to != "" && !slices.Contains(kept, to) {
+			kept = append(kept, to)
+		}
+	}
+	return kept, nil
+}
+
+func keepReturn(db *state.DB, volume string) (string, error) {
+	m, err := openPlain(volume)
+	if err != nil {
+		return "", err
+	}
+	defer m.close()
+	raw, err := m.read(nameReturn, maxReturn)
+	if err != nil {
+		if notOurs(err) {
+			err = nil
+		}
+		return "", err
+	}
+	r, err := parseReturn(string(raw))
+	if err != nil {
+		return "", nil // it says nothing that could be lost
+	}
+	var at time.Time
+	var taken bool
+	id := feed.DigestOf([]byte(r.text()))
+	if err := db.View(func(tx state.Tx) (err error) { taken, err = tx.Get(bucketTaken, string(id), &at); return err }); err != nil || taken {
+		return "", err
+	}
+	to := filepath.Join(db.Dir().Outbox(), "return-"+id.Hex()[:8])
+	if err := durable.Mkdir(to); err != nil {
+		return "", err
+	}
+	return to, durable.WriteFile(filepath.Join(to, nameReturn), []byte(r.text()))
 }
 
 func parseReturn(text string) (Return, error) {

@@ -248,6 +248,9 @@ func (w *writer) report(s Set, c counter) Report {
 	return r
 }
 
+// readmeHead begins every README of ours, of any number.
+const readmeHead = "\ufeff艀 (Hashike) 更新便 "
+
 // readmeLabel begins the line that names the medium.
 const readmeLabel = "媒体番号 / medium: "
 
@@ -258,7 +261,7 @@ func readme(s Set, n, of int, medium string) []byte {
 	if medium != "" { // a neutral number: it says nothing about whose it is
 		label = readmeLabel + medium + "\r\n\r\n"
 	}
-	return fmt.Appendf(nil, "\ufeff艀 (Hashike) 更新便 第%d便  %d枚中%d枚目  %s 作成 (JST)\r\n\r\n%s"+
+	return fmt.Appendf(nil, readmeHead+"第%d便  %d枚中%d枚目  %s 作成 (JST)\r\n\r\n%s"+
 		"これは、インターネットにつながらないネットワークへ、製造元の更新プログラムを運ぶための媒体です。\r\n"+
 		"中のファイルを開いたり、消したり、書き足したりしないでください。取り込みは「hashike import」で行います。\r\n"+
 		"拾った方は、お手数ですが媒体のラベルにある組織へお返しください。個人情報は入っていません。\r\n\r\n"+

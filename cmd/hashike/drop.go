@@ -29,6 +29,9 @@ func (s *station) dropStage(o packOptions) (string, error) {
 	if err := durable.RemoveAll(dir); err != nil { // of a killed run
 		return "", err
 	}
+	if o.dry {
+		return dir, nil
+	}
 	return dir, durable.Mkdir(dir)
 }
 

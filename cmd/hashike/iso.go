@@ -24,6 +24,9 @@ func (s *station) isoStage(o packOptions, size int64) (dir string, volume int64,
 	if size > 0 {
 		size -= packager.ISOMargin
 	}
+	if o.dry {
+		return dir, size, nil
+	}
 	return dir, size, durable.Mkdir(dir)
 }
 

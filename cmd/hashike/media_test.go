@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/hashike/hashike/internal/feed"
 )
 
 // A registered medium is written, goes out, is lost, comes back, is wiped and
@@ -56,9 +58,9 @@ func TestTheMediaLedger(t *testing.T) {
 	if r := w.lastRecord(outside, "media lost"); r.Detail["bundle"] != "1" || r.Detail["reason"] == "" || r.Person != "山田 太郎" {
 		t.Errorf("%+v", r)
 	}
+	w.fails(exitHeld, "H-648", append(out, "media", "out", "U-1", "--borrower", "山田 太郎")...) // not found by that
 	// The replacement brings the notice; then the lost one is not imported.
 	next()
-	w.fails(exitHeld, "H-648", append(out, "media", "out", "U-1", "--borrower", "山田 太郎")...) // not found by that
 	w.ok("", pack("m2", "--medium", "U-2")...)
 	w.inside("import", w.path("m2"))
 	w.fails(exitHeld, "H-605", append(in, "import", w.path("m1"))...)
@@ -94,6 +96,10 @@ func TestTheMediaLedger(t *testing.T) {
 	if list := w.outside("media", "list"); !strings.Contains(list, "廃棄") || !strings.Contains(list, "会計 管理者") {
 		t.Error(list)
 	}
+	// What goes to a gateway or a diode lies on no medium.
+	w.outside("pack", "--drop", w.path("drop"), "--clock-checked", "test data of 2021")
+	w.ok("", pack(outside+"/outbox/diode/next")...)
+	w.fails(exitConfig, "H-647", pack("m3")...)
 }
 
 // Only our own files are wiped.
@@ -113,7 +119,16 @@ func TestForeignFilesAreNeverWiped(t *testing.T) {
 	if err := os.WriteFile(w.path("media", "家族の写真.jpg"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{foreign, w.path("media")} {
+	mine := w.path("mine") // names that we use too
+	if err := os.MkdirAll(filepath.Join(mine, "tables"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"README.txt": "庁舎移転の写真\r\n", "tables/volumes.jsonl": "{}\n", "set.json": "{}"} {
+		if err := os.WriteFile(filepath.Join(mine, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{foreign, mine, w.path("media")} {
 		before := tree(t, dir)
 		if _, errs, code := w.run("", "--data", w.path(outside), "pack", "--to", dir, "--clock-checked", "test data of 2021"); code != exitConfig {
 			t.Errorf("%s: exit %d\n%s", dir, code, errs)
@@ -218,6 +233,76 @@ func TestTheReturnFile(t *testing.T) {
 	w.fails(exitHeld, "H-655", "--data", w.path(inside), "import", w.path("media"), "--return")
 	if tree(t, w.path("media")) != before {
 		t.Error("a My Number network wrote on the medium")
+	}
+}
+
+// A return file that nobody read is copied before the medium is written again;
+// the copy is read like the medium. One that was read goes without a word.
+func TestAnUnreadReturnFileIsKept(t *testing.T) {
+	w, next := twoFeeds(t)
+	w.unapproved = false
+	again := func() string {
+		t.Helper()
+		return w.outside("pack", "--to", w.path("media"), "--clock-checked", "test data of 2021")
+	}
+	w.pack()
+	w.inside("import", w.path("media"), "--return")
+	if said := again(); !strings.Contains(said, "まだ読んでいない返送ファイル") {
+		t.Errorf("nothing is said of it:\n%s", said)
+	}
+	kept, err := filepath.Glob(w.path(outside, "outbox/return-*"))
+	if err != nil || len(kept) != 1 {
+		t.Fatal(kept, err)
+	}
+	if said := w.outside("receipt", "enter", "--from", kept[0]); !strings.Contains(said, "第1便") {
+		t.Error(said)
+	}
+	next()
+	again()
+	w.inside("import", w.path("media"), "--return")
+	w.outside("receipt", "enter", "--from", w.path("media"))
+	if said := again(); strings.Contains(said, "返送ファイル") {
+		t.Errorf("it was read:\n%s", said)
+	}
+}
+
+// A dry run leaves nothing behind, wherever the bundle would go.
+func TestADryRunWritesNothing(t *testing.T) {
+	w, _ := twoFeeds(t)
+	for _, to := range [][]string{{"--to", w.path("a", "b")}, {"--to", w.path("c"), "--iso"}, {"--drop", w.path("d")}, {"--to", w.path("e"), "--volume-size", "1GiB"}} {
+		w.outside(append([]string{"pack", "--dry-run", "--clock-checked", "test data of 2021"}, to...)...)
+	}
+	for _, name := range []string{"a", "c", "d", "e", outside + "/outbox/iso", outside + "/outbox/drop"} {
+		if _, err := os.Stat(w.path(name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	w.fails(exitConfig, "--full, --base", "--data", w.path(outside), "pack", "--to", w.path("a"), "--full", "--base", "1")
+}
+
+// A bundle that was not made is in the log, with the number it used up.
+func TestAFailedPackIsRecorded(t *testing.T) {
+	w := treeWorld(t, map[string]string{"large.bin": strings.Repeat("x", 2<<20)})
+	w.outside("fetch")
+	pack := []string{"--data", w.path(outside), "pack", "--clock-checked", "test", "--to"}
+	if err := os.MkdirAll(w.path("other"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.path("other", "写真.jpg"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.run("", append(pack, w.path("other"))...)
+	if r := w.lastRecord(outside, "pack"); r.Result == "ok" || r.Detail["bundle"] != "" || r.Detail["at"] != w.path("other") {
+		t.Errorf("%+v", r)
+	}
+	hex := feed.DigestOf([]byte(strings.Repeat("x", 2<<20))).Hex()
+	rotten := w.path(outside, "store/sha256", hex[:2], hex)
+	if err := errors.Join(os.Chmod(rotten, 0o644), os.WriteFile(rotten, []byte(strings.Repeat("y", 2<<20)), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	w.fails(exitDamaged, "H-702", append(pack, w.path("media"))...)
+	if r := w.lastRecord(outside, "pack"); r.Result == "ok" || r.Detail["bundle"] != "1" {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -92,7 +93,7 @@ func (o *packOptions) clash() (string, bool) {
 		both bool
 	}{
 		{"--drop, --to", o.drop != "" && len(o.to) > 0}, {"--drop, --iso", o.drop != "" && o.iso}, {"--drop, --volume-size", o.drop != "" && o.size != ""},
-		{"--site, --all-sites", len(o.sites) > 0 && o.allSites},
+		{"--site, --all-sites", len(o.sites) > 0 && o.allSites}, {"--full, --base", o.full && o.base != 0},
 	} {
 		if p.both {
 			return p.pair, true
@@ -110,8 +111,10 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if o.dry {
 		return s.estimate(ctx, p, o, out)
 	}
-	if err := s.numbered(&o, to); err != nil {
-		return err
+	if s.onMedia(o) {
+		if err := s.numbered(&o, to); err != nil {
+			return err
+		}
 	}
 	p.Media = o.media
 	if err := s.rulesTravel(); err != nil {
@@ -126,18 +129,17 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	if err != nil {
 		return err
 	}
+	if err := s.keepReturns(append([]string{p.To}, p.More...), out); err != nil {
+		return err
+	}
 	bar := s.progress()
 	p.Progress = func(e packager.Progress) { bar.step(s.cat.T("stage."+e.Stage), e.Done, e.Total) }
 	r, err := packager.Pack(ctx, p)
 	bar.done()
-	var dropped []packager.DropFile
-	if err == nil && o.drop != "" {
-		to = o.to
-		dropped, err = s.toDrop(ctx, r, o)
+	if err != nil {
+		return err
 	}
-	if err == nil && o.iso {
-		to, err = s.images(ctx, &r, o.to[0])
-	}
+	to, dropped, err := s.deliver(ctx, &r, o, to)
 	if err != nil {
 		return err
 	}
@@ -153,10 +155,57 @@ func (s *station) pack(ctx context.Context, o packOptions, out io.Writer) error 
 	return s.packPapers(r, p.Feeds, o, *scanned, dropped, out)
 }
 
+// deliver makes a drop or images of what was packed in a directory beside. A
+// bundle that got no further was logged as made: its failure is logged too.
+func (s *station) deliver(ctx context.Context, r *packager.Report, o packOptions, to []string) (at []string, dropped []packager.DropFile, err error) {
+	switch {
+	case o.drop != "":
+		to = o.to
+		dropped, err = s.toDrop(ctx, *r, o)
+	case o.iso:
+		to, err = s.images(ctx, r, o.to[0])
+	}
+	if err != nil {
+		err = errors.Join(err, s.audit("pack", err, map[string]string{"bundle": strconv.FormatUint(r.Number, 10), "at": o.to[0]}))
+	}
+	return to, dropped, err
+}
+
+// keepReturns saves what came back on the media and nobody took: packing removes it.
+func (s *station) keepReturns(to []string, out io.Writer) error {
+	for _, dir := range to {
+		kept, err := packager.KeepReturns(s.db, dir)
+		for _, at := range kept {
+			fmt.Fprintln(out, s.cat.T("pack.return", dir, at))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onMedia reports whether what is written lies on something that a person
+// carries and the ledger may know: a drop goes to an appliance, what is below
+// the outbox to a diode.
+func (s *station) onMedia(o packOptions) bool {
+	if len(o.media) > 0 || o.iso {
+		return true
+	}
+	return o.drop == "" && slices.ContainsFunc(o.to, func(dir string) bool {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return true
+		}
+		rel, err := filepath.Rel(s.dir.Outbox(), abs)
+		return err != nil || rel == "." || !filepath.IsLocal(rel)
+	})
+}
+
 // prepare reads the flags: what is packed, and where it is written. An image
 // and a drop are made from a directory beside.
 func (s *station) prepare(o *packOptions) (p packager.PackOptions, to []string, err error) {
-	if to, err = directories(o.to); err != nil {
+	if to, err = directories(o.to, o.dry); err != nil {
 		return p, nil, err
 	}
 	size, err := volumeSize(o.size)
@@ -276,12 +325,13 @@ func (s *station) printCover(c packager.Cover, volumes int, out io.Writer) {
 	}
 }
 
-// directories makes the named directories, which may be mount points.
-func directories(names []string) ([]string, error) {
+// directories makes the named directories, which may be mount points; a dry run
+// makes none.
+func directories(names []string, dry bool) ([]string, error) {
 	var out []string
 	for _, name := range names {
 		dir, err := filepath.Abs(name)
-		if err == nil {
+		if err == nil && !dry {
 			err = durable.Mkdir(dir)
 		}
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/mirror"
 	"github.com/hashike/hashike/packager"
 )
@@ -95,7 +96,6 @@ func (a *app) baseCommand() *cobra.Command {
 	var number uint64
 	set := &cobra.Command{Use: "set", Short: a.cat.T("cmd.baseset"), RunE: func(*cobra.Command, []string) error {
 		return a.with("base set", outside, func(s *station) error {
-			if err := packager.SetBase(s.db, site, number, s.who(), s.now()); err != nil {
 			if site == 0 {
 				only, err := s.sites(packOptions{})
 				if err != nil {
@@ -105,6 +105,7 @@ func (a *app) baseCommand() *cobra.Command {
 					site = only[0]
 				}
 			}
+			if err := packager.SetBase(s.db, site, number, s.who(), s.now()); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.out, a.cat.T("base.set", site, number))
@@ -145,10 +146,17 @@ func (s *station) takeReturn(dir string) error {
 			return err
 		}
 	}
-	if r.Need == "" {
-		return nil
+	if r.Need != "" {
+		if err := s.takeNeed(r.Need); err != nil {
+			return err
+		}
 	}
-	n, err := packager.ParseNeed(r.Need)
+	return s.db.Update(func(tx state.Tx) error { return packager.NoteTaken(tx, r, s.now()) })
+}
+
+// takeNeed keeps a need list for the repair bundle.
+func (s *station) takeNeed(text string) error {
+	n, err := packager.ParseNeed(text)
 	if err != nil {
 		return err
 	}
