@@ -13,9 +13,14 @@ import (
 // Nobody gets another's name from the environment.
 func TestWhoIsNotWhatTheEnvironmentSays(t *testing.T) {
 	const passwd = "root:x:0:0:root:/root:/bin/sh\n# note\n+::::::\nyamada:x:1000:1000:,,,:/home/yamada:/bin/sh\nshort:x:1001\n"
-	for uid, want := range map[int]string{0: "root", 1000: "yamada", 1001: "uid:1001", 54321: "uid:54321"} {
-		if got := accountOf(uid, strings.NewReader(passwd)); got != want {
+	for uid, want := range map[int]string{0: "root", 1000: "yamada", 1001: "", 54321: ""} {
+		if got, ok := accountOf(uid, strings.NewReader(passwd)); got != want || ok != (want != "") {
 			t.Errorf("%d is %q, want %q", uid, got, want)
+		}
+	}
+	if _, err := os.Stat("/usr/bin/getent"); err == nil {
+		if got, _ := accountOf(0, strings.NewReader(getent(0))); got != "root" {
+			t.Errorf("the switch says that 0 is %q", got)
 		}
 	}
 	before := who()
