@@ -431,7 +431,14 @@ func (h *history) mail() {
 	}
 	if h.chance(8) && len(h.bundles) > 0 { // somebody says what is not so
 		n, b := 1+h.rnd.IntN(3), h.bundles[h.rnd.IntN(len(h.bundles))]
-		h.ok(packager.SetBase(h.db, n, b.number, "tester", h.clock()))
+		err := packager.SetBase(h.db, n, b.number, "tester", h.clock())
+		if !slices.Contains(b.sites, n) { // what is not so on the face of it
+			if code(err) != "H-663" {
+				h.failf("base of site %d set to %d, of sites %v: %v", n, b.number, b.sites, err)
+			}
+			return
+		}
+		h.ok(err)
 		h.bases[n], h.word[n] = b, true
 		h.note("base of site %d set to %d by word", n, b.number)
 	}
