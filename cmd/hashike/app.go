@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -42,6 +43,8 @@ type app struct {
 	kinds []feed.Kind
 	clock func() time.Time
 
+	command string // what ran, for the messages
+
 	typing bool          // a person types: questions can be asked
 	lines  *bufio.Reader // of in, once a question was asked
 }
@@ -57,7 +60,9 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	return a.report(root.ExecuteContext(ctx))
+	c, err := root.ExecuteContextC(ctx)
+	a.command = c.CommandPath()
+	return a.report(err)
 }
 
 func newApp(in io.Reader, out, errw io.Writer, lang string) *app {
@@ -85,29 +90,13 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{Use: "hashike", Short: a.cat.T("cmd.root"), SilenceErrors: true, SilenceUsage: true}
 	root.PersistentFlags().StringVar(&a.data, "data", defaultData(), a.cat.T("flag.data"))
 	root.PersistentFlags().StringVar(&a.lang, "lang", a.lang, a.cat.T("flag.lang"))
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.initCommand(), a.setupMediumCommand(), a.checkCommand(), a.fetchCommand(), a.packCommand(), a.pushCommand(), a.pullCommand(), a.importCommand(), a.needCommand(), a.publishCommand(),
 		a.rollbackCommand(), a.withdrawCommand(), a.serveCommand(), a.runCommand(), a.statusCommand(), a.coverageCommand(), a.exportCommand(), a.originCommand(),
 		a.clientCommand(), a.terminalsCommand(), a.decideCommand(), a.gcCommand(), a.scrubCommand(), a.keysCommand(), a.orderCommand(), a.approveCommand(), a.receiptCommand(), a.baseCommand(), a.auditCommand(), a.scanCommand(), a.personCommand(), a.approvalCommand(), a.mediaCommand(), a.diodeCommand(), a.quickstartCommand(), a.termsCommand(), a.intakeCommand(), a.versionCommand())
 	root.AddCommand(a.zoneCommand())
-	for _, c := range root.Commands() {
-		if c.Args == nil {
-			c.Args = cobra.NoArgs
-		}
-		if args := c.Args; args != nil {
-			c.Args = func(c *cobra.Command, v []string) error {
-				if err := args(c, v); err != nil {
-					return usageError{err}
-				}
-				return nil
-			}
-		}
-	}
+	a.dress(root)
 	return root
 }
-
-type usageError struct{ error }
 
 // defaultData is where a service keeps its data when --data is not given.
 func defaultData() string {
@@ -145,14 +134,21 @@ func (a *app) open(command, side string) (*station, error) {
 		return nil, err
 	}
 	s := &station{app: a, dir: state.Dir(dir), db: state.At(state.Dir(dir), command)}
-	if _, err := os.Stat(s.dir.DB()); err != nil {
+	if _, err := os.Stat(s.dir.DB()); errors.Is(err, fs.ErrNotExist) {
 		return nil, feed.NewFault(fmt.Errorf("%s: %w: %w", dir, err, feed.ErrConfig), "H-203", "dir", dir)
+	} else if err != nil {
+		return nil, err
 	}
 	if s.side, s.site, err = s.db.Identity(); err != nil {
 		return nil, err
 	}
 	if side != "" && s.side != side {
 		fmt.Fprintln(a.err, a.cat.T("side."+s.side))
+		if cfg, err := config.Load(s.dir.Config(), a.kinds); err == nil { // whom to call
+			if a.cat, err = i18n.Load(a.cat.Language(), cfg.Contact); err != nil {
+				return nil, err
+			}
+		}
 		return nil, feed.NewFault(fmt.Errorf("%s on the %s: %w", command, s.side, feed.ErrWrongSide), "H-201",
 			"command", command, "side", a.cat.T("side."+s.side), "other", a.cat.T("side."+side))
 	}
@@ -179,7 +175,7 @@ func (a *app) open(command, side string) (*station, error) {
 	if err := s.settleZone(command); err != nil {
 		return nil, err
 	}
-	s.log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	s.log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: inJST}))
 	s.store, err = cas.Open(dir, s.now)
 	return s, err
 }
@@ -262,8 +258,12 @@ func class(err error) (exit int, code string) {
 		return exitMachine, "H-801"
 	case errors.Is(err, state.ErrBusy), durable.Held(err):
 		return exitMachine, "H-804"
-	case errors.As(err, &usage), errors.Is(err, feed.ErrWrongSide):
-		return exitConfig, "H-202"
+	case errors.As(err, &usage):
+		return exitConfig, "H-211"
+	case errors.Is(err, feed.ErrWrongSide):
+		return exitConfig, "H-212"
+	case errors.Is(err, fs.ErrPermission):
+		return exitMachine, "H-821"
 	case errors.Is(err, feed.ErrRollback):
 		return exitUntrusted, "H-505"
 	case errors.Is(err, feed.ErrUntrusted):
@@ -277,7 +277,7 @@ func class(err error) (exit int, code string) {
 	case errors.Is(err, feed.ErrTransient):
 		return exitTransient, "H-301"
 	case errors.Is(err, feed.ErrConfig):
-		return exitConfig, "H-202"
+		return exitConfig, "H-212"
 	}
 	return exitOther, "H-901"
 }
@@ -310,11 +310,6 @@ func (a *app) report(err error) int {
 		return 0
 	}
 	exit, code := class(err)
-	var usage usageError
-	if errors.As(err, &usage) {
-		fmt.Fprintf(a.err, "%s\n%s\n", usage.Error(), a.cat.T("see.help"))
-		return exit
-	}
 	if errors.Is(err, context.Canceled) {
 		fmt.Fprintln(a.err, a.cat.T("interrupted"))
 		return exitOther
@@ -324,11 +319,15 @@ func (a *app) report(err error) int {
 		return exit
 	}
 	found := faults(err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		found = []*feed.Fault{{Code: code, Err: usage, Args: map[string]string{}}}
+	}
 	if durable.IsFull(err) || len(found) == 0 { // a full disk says so, whatever it interrupted
 		found = []*feed.Fault{{Code: code, Err: err, Args: map[string]string{"file": "", "feed": ""}}}
 	}
 	for _, f := range found {
-		args := map[string]string{"detail": f.Err.Error()}
+		args := map[string]string{"detail": f.Err.Error(), "help": a.command + " --help"}
 		for k, v := range f.Args {
 			args[k] = v
 		}
@@ -351,7 +350,7 @@ func (a *app) shown(args map[string]string) map[string]string {
 		if t, err := time.Parse(time.RFC3339, v); err == nil {
 			args[k] = i18n.Date(t, a.cat.Language())
 		}
-		if n, err := strconv.ParseInt(v, 10, 64); err == nil && (k == "need" || k == "free") {
+		if n, err := strconv.ParseInt(v, 10, 64); err == nil && (k == "need" || k == "free") { // bytes; a count has another name
 			args[k] = bytesText(n)
 		}
 		if name := a.cat.T("role.is." + v); k == "role" && !strings.HasPrefix(name, "role.is.") {

@@ -96,7 +96,7 @@ func TestKeysByCommand(t *testing.T) {
 	w.configure(outside, treeBlock(dir))
 	setLine(t, w.path(outside, "hashike.toml"), `scan_reason = ""`, `scan_reason = "試験のため"`)
 	w.fails(exitConfig, "H-517", append(data, "keys", "init", "--to", w.path(outside, "keys"))...)
-	w.fails(exitConfig, "H-202", append(data, "keys", "init", "--to", paper, "--holders", "課長,会計管理者,"+who())...)
+	w.fails(exitConfig, "H-212", append(data, "keys", "init", "--to", paper, "--holders", "課長,会計管理者,"+who())...)
 	// Without the word the sheets stay, and the next run asks again.
 	w.fails(exitHeld, "H-518", append(data, "keys", "init", "--to", paper)...)
 	var keys [][]string
@@ -188,7 +188,7 @@ func TestApproveByCommand(t *testing.T) {
 	w.ok("", append([]string{"--data", w.path(outside), "order", "trust", "--feed", "tools", "--anchor", vendor, "--reason", "試験", "--approver", "課長"}, roots...)...)
 	key := w.path("approver.key")
 	const pass = "はしけの承認者"
-	w.fails(exitConfig, "H-202", "keys", "approver", "--to", key) // no passphrase
+	w.fails(exitConfig, "H-212", "keys", "approver", "--to", key) // no passphrase
 	if _, said, code := w.run(pass+"\nanother one\n", "keys", "approver", "--to", key); code != exitConfig || !strings.Contains(said, "H-514") {
 		t.Errorf("two different passphrases: exit %d\n%s", code, said)
 	}
@@ -266,11 +266,7 @@ func TestExceptionsEndOnTheirDay(t *testing.T) {
 		var out strings.Builder
 		a := newApp(strings.NewReader(""), &out, &out, "ja")
 		a.clock = func() time.Time { return day }
-		root := a.root()
-		root.SetArgs(append([]string{"--data", w.path(outside)}, args...))
-		root.SetOut(&out)
-		root.SetErr(&out)
-		code := a.report(root.ExecuteContext(t.Context()))
+		code := a.execute(t.Context(), append([]string{"--data", w.path(outside)}, args...))
 		return out.String(), code
 	}
 	if out, code := at(now, "order", "exception", "--feed", "tools", "--strength", "none", "--reason", "業務に必要", "--approver", "課長", "--until", "2027-03-31"); code != 0 {

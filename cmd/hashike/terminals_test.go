@@ -178,7 +178,7 @@ func TestDecisions(t *testing.T) {
 	}
 	w.fails(exitConfig, "", "--data", w.path(inside), "decide", "windows", "decline", update81) // without a reason
 	w.fails(exitConfig, "H-205", "--data", w.path(inside), "decide", "windows", "decline", "KB1", "--reason", "x")
-	w.fails(exitConfig, "H-202", "--data", w.path(inside), "decide", "windows", "explode", update81, "--reason", "x")
+	w.fails(exitConfig, "H-212", "--data", w.path(inside), "decide", "windows", "explode", update81, "--reason", "x")
 	stop := w.start()
 	if got := w.needed("Madoguchi"); got != both {
 		t.Fatalf("%q", got)

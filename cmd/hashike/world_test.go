@@ -82,9 +82,7 @@ func (w *world) run(stdin string, args ...string) (stdout, stderr string, code i
 	if w.now != nil {
 		a.clock = w.now
 	}
-	root := a.root()
-	root.SetArgs(args)
-	code = a.report(root.ExecuteContext(context.Background()))
+	code = a.execute(context.Background(), args)
 	return out.String(), errw.String(), code
 }
 

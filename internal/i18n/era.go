@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// jst is the only zone that people see. Japan has no daylight saving time.
-func jst() *time.Location { return time.FixedZone("JST", 9*60*60) }
+// JST is the only zone that people see. Japan has no daylight saving time.
+func JST() *time.Location { return time.FixedZone("JST", 9*60*60) }
 
 // era names the Japanese era of a date and its first year (Era Name Act; 令和
 // from 1 May 2019, 平成 from 8 January 1989). Before that, none.
 func era(t time.Time) (name string, first int) {
 	switch {
-	case !t.Before(time.Date(2019, time.May, 1, 0, 0, 0, 0, jst())):
+	case !t.Before(time.Date(2019, time.May, 1, 0, 0, 0, 0, JST())):
 		return "令和", 2019
-	case !t.Before(time.Date(1989, time.January, 8, 0, 0, 0, 0, jst())):
+	case !t.Before(time.Date(1989, time.January, 8, 0, 0, 0, 0, JST())):
 		return "平成", 1989
 	}
 	return "", 0
@@ -39,7 +39,7 @@ func Day(t time.Time, lang string) string {
 	if t.IsZero() {
 		return "—"
 	}
-	t = t.In(jst())
+	t = t.In(JST())
 	if lang == "en" {
 		return t.Format("2 Jan 2006 (Mon)")
 	}
@@ -53,7 +53,7 @@ func Date(t time.Time, lang string) string {
 	if t.IsZero() {
 		return "—"
 	}
-	s := Day(t, lang) + " " + t.In(jst()).Format("15:04")
+	s := Day(t, lang) + " " + t.In(JST()).Format("15:04")
 	if lang == "en" {
 		s += " JST"
 	}
@@ -62,7 +62,7 @@ func Date(t time.Time, lang string) string {
 
 // FiscalYear is the Japanese fiscal year (1 April to 31 March) of t: 令和8年度, or FY2026.
 func FiscalYear(t time.Time, lang string) string {
-	t = t.In(jst())
+	t = t.In(JST())
 	y := t.Year()
 	if t.Month() < time.April {
 		y--
@@ -72,7 +72,7 @@ func FiscalYear(t time.Time, lang string) string {
 	}
 	// A fiscal year bears the name of the era at its beginning, but from 1 May
 	// 2019 on that one is written 令和元年度 (ministries' agreement of 1 April 2019).
-	at := time.Date(y, time.April, 1, 0, 0, 0, 0, jst())
+	at := time.Date(y, time.April, 1, 0, 0, 0, 0, JST())
 	if y == 2019 {
 		at = t
 	}
