@@ -1,13 +1,16 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/hashike/hashike/mirror"
 )
 
 // tamper copies the medium and lets f spoil the copy.
@@ -174,12 +177,22 @@ func TestOperatorsDay(t *testing.T) {
 	w.inside("gc", "--dry-run")
 	w.inside("gc")
 	w.outside("gc")
-	w.inside("withdraw", "clamav-test", "--reason", "試験")
-	for range 100 {
-		if res, _ := get(t, url); res.StatusCode == 404 || res.StatusCode == 503 {
-			return
+	stopped := func(where, out string) {
+		if !strings.Contains(out, "止め") || strings.Contains(out, "公開しました") {
+			t.Errorf("%s hides the stop:\n%s", where, out)
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
-	t.Error("withdrawn and still served")
+	stopped("withdraw", w.inside("withdraw", "clamav-test", "--reason", "試験"))
+	stopped("status", w.inside("status"))
+	if f := w.status(inside).Feeds[0]; !slices.ContainsFunc(f.Rings, func(r mirror.RingStatus) bool { return r.Stopped }) {
+		t.Errorf("status --json hides the stop: %+v", f)
+	}
+	waitFor(t, "the withdrawal", func() bool { res, _ := get(t, url); return res.StatusCode == 404 || res.StatusCode == 503 })
+	// The way back that H-607 names.
+	serial := fmt.Sprint(w.serial(inside, "clamav-test"))
+	if said := w.fails(exitHeld, "H-607", "--data", w.path(inside), "publish", "clamav-test", "--now"); !strings.Contains(said, "--serial "+serial) {
+		t.Errorf("no way back is named:\n%s", said)
+	}
+	w.inside("publish", "clamav-test", "--serial", serial, "--reason", "試験", "--now")
+	w.waitGeneration("clamav-test", url, 5)
 }

@@ -29,7 +29,12 @@ func (s *station) advance(ctx context.Context, out io.Writer) error {
 
 func (s *station) printGenerations(gens []mirror.Generation, out io.Writer) {
 	for _, g := range gens {
-		fmt.Fprintln(out, s.cat.T("publish.done", g.Feed, g.Serial, s.cat.T("ring."+g.Ring), g.Number))
+		ring := s.cat.T("ring." + g.Ring)
+		if g.Stopped {
+			fmt.Fprintln(out, s.cat.T("publish.stopped", g.Feed, ring, g.Number))
+			continue
+		}
+		fmt.Fprintln(out, s.cat.T("publish.done", g.Feed, g.Serial, ring, g.Number))
 	}
 }
 
@@ -131,7 +136,12 @@ func (a *app) withdrawCommand() *cobra.Command {
 					return err
 				}
 				gens, took, err := p.Withdraw(c.Context(), args[0], file, s.who(), reason)
-				s.printGenerations(gens, a.out)
+				if file == "" {
+					s.printGenerations(gens, a.out)
+				}
+				if err == nil && file != "" {
+					fmt.Fprintln(a.out, a.cat.T("withdraw.file", args[0], file))
+				}
 				if err == nil {
 					fmt.Fprintln(a.out, a.cat.T("withdraw.took", len(took)))
 				}

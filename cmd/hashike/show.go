@@ -71,10 +71,17 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 	}
 	for _, f := range o.Feeds {
 		for _, r := range f.Rings {
-			fmt.Fprintln(out, "  "+s.cat.T("status.ring", f.Feed, s.cat.T("ring."+r.Ring), r.Serial, i18n.Date(r.Published, lang)))
+			key := "status.ring"
+			if r.Stopped {
+				key = "status.stopped"
+			}
+			fmt.Fprintln(out, "  "+s.cat.T(key, f.Feed, s.cat.T("ring."+r.Ring), r.Serial, i18n.Date(r.Published, lang)))
 		}
-		if f.Problem != "" {
-			fmt.Fprintln(out, "  "+s.cat.T("status.problem", f.Feed, f.Code, f.Problem))
+		if f.Hold != nil {
+			fmt.Fprintln(out, "  "+s.cat.T("status.hold", f.Feed, f.Hold.Serial, f.Hold.Reason))
+		}
+		if f.Problem != "" { // which begins with the code, as errors do
+			fmt.Fprintln(out, "  "+s.cat.T("status.problem", f.Feed, f.Code, strings.TrimPrefix(f.Problem, f.Code+": ")))
 		}
 	}
 	if err := s.printNotices(out); err != nil {

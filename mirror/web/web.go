@@ -15,10 +15,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/text/language"
 
 	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/mirror"
-	"golang.org/x/text/language"
 )
 
 //go:embed templates/*.html style.css
@@ -185,8 +187,29 @@ func (s *site) coverage(w http.ResponseWriter, r *http.Request) {
 	s.show(w, r, http.StatusOK, "coverage", "page.coverage", s.b.Coverage())
 }
 
-func problems(o mirror.Overview) []mirror.FeedStatus {
-	return slices.DeleteFunc(slices.Clone(o.Feeds), func(f mirror.FeedStatus) bool { return f.Problem == "" })
+// problem is a feed that somebody must look at: not accepted, or stopped.
+type problem struct {
+	Feed, Code, Problem string
+	Stopped             []string // rings
+	Since               time.Time
+}
+
+func problems(o mirror.Overview) (out []problem) {
+	for _, f := range o.Feeds {
+		if f.Problem != "" {
+			out = append(out, problem{Feed: f.Feed, Code: f.Code, Problem: strings.TrimPrefix(f.Problem, f.Code+": "), Since: f.Since})
+		}
+		stop := problem{Feed: f.Feed}
+		for _, r := range f.Rings {
+			if r.Stopped {
+				stop.Stopped, stop.Since = append(stop.Stopped, r.Ring), r.Published
+			}
+		}
+		if len(stop.Stopped) > 0 {
+			out = append(out, stop)
+		}
+	}
+	return out
 }
 
 func (s *site) feeds(w http.ResponseWriter, r *http.Request) {
