@@ -32,7 +32,7 @@ const minPassphrase = 8
 // half for Change.Approvers, both PEM.
 func NewApproverKey(pass string) (private, public []byte, err error) {
 	if len(pass) < minPassphrase {
-		return nil, nil, fmt.Errorf("a passphrase of at least %d characters: %w", minPassphrase, feed.ErrConfig)
+		return nil, nil, feed.NewFault(fmt.Errorf("a passphrase of at least %d characters: %w", minPassphrase, feed.ErrConfig), "H-223", "count", strconv.Itoa(minPassphrase))
 	}
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

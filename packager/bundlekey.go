@@ -104,6 +104,9 @@ func bundleKey(data state.Dir) (signature.Signer, error) {
 		return nil, err
 	}
 	s, err := k.load(data)
+	if errors.Is(err, fs.ErrNotExist) && !HasKeys(data) {
+		return nil, noKeys(err)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, feed.NewFault(fmt.Errorf("this outside has no bundle key here (kept as %s): %w: %w", k.Guard, err, feed.ErrConfig), "H-516", "guard", string(k.Guard), "detail", err.Error())
 	}

@@ -67,11 +67,11 @@ func (c custody) keep(data state.Dir, add ...Holder) error {
 // Custody lists the holders of root and approver keys, those whose key has
 // ended too, oldest first, and the version and expiry of the newest root.
 func Custody(data state.Dir) (holders []Holder, version int64, ends time.Time, err error) {
-	c, err := readCustody(data)
+	root, err := newestRoot(data)
 	if err != nil {
 		return nil, 0, ends, err
 	}
-	root, err := newestRoot(data)
+	c, err := readCustody(data)
 	if err != nil {
 		return nil, 0, ends, err
 	}

@@ -178,9 +178,14 @@ func roots(dir string) ([][]byte, error) {
 		out = append(out, b)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s has no root of trust (run init): %w", dir, feed.ErrConfig)
+		return nil, noKeys(fmt.Errorf("%s has no root of trust", dir))
 	}
 	return out, nil
+}
+
+// noKeys is an outside whose keys were not made yet.
+func noKeys(err error) error {
+	return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrConfig), "H-216")
 }
 
 // newestRoot reads the last root of an outside's chain.

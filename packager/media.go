@@ -107,6 +107,12 @@ func unreadable(name string, err error) error {
 	return feed.NewFault(fmt.Errorf("%s: %w", name, err), "H-701", "file", name)
 }
 
+// noMedium is a place where a medium of ours was expected and is not: nothing
+// of it was read. wanted is "bundle", "setup" or "return".
+func noMedium(dir, wanted string, err error) error {
+	return feed.NewFault(fmt.Errorf("%s: %w: %w", dir, err, feed.ErrConfig), "H-213", "dir", dir, "wanted", wanted, "detail", err.Error())
+}
+
 // open opens a regular file and returns its size.
 func (m *medium) open(name string) (mediumFile, int64, error) {
 	if m.image != nil {

@@ -277,7 +277,7 @@ func rootSigners(root *metadata.Metadata[metadata.RootType], keys []RootKey) ([]
 		}
 		if !slices.Contains(root.Signed.Roles[metadata.ROOT].KeyIDs, id) {
 			return nil, feed.NewFault(fmt.Errorf("root key %d is not one of root %d's: %w", k.Slot, root.Signed.Version, feed.ErrConfig), "H-513",
-				"slot", strconv.Itoa(k.Slot), "given", strconv.Itoa(len(keys)), "need", strconv.Itoa(root.Signed.Roles[metadata.ROOT].Threshold))
+				"slot", strconv.Itoa(k.Slot), "given", strconv.Itoa(len(keys)), "count", strconv.Itoa(root.Signed.Roles[metadata.ROOT].Threshold))
 		}
 		if !seen[id] {
 			out = append(out, k.sign)
@@ -286,7 +286,7 @@ func rootSigners(root *metadata.Metadata[metadata.RootType], keys []RootKey) ([]
 	}
 	if n := root.Signed.Roles[metadata.ROOT].Threshold; len(out) < n {
 		return nil, feed.NewFault(fmt.Errorf("%d root keys given, %d are needed: %w", len(out), n, feed.ErrConfig), "H-513",
-			"slot", "-", "given", strconv.Itoa(len(out)), "need", strconv.Itoa(n))
+			"slot", "-", "given", strconv.Itoa(len(out)), "count", strconv.Itoa(n))
 	}
 	return out, nil
 }

@@ -111,7 +111,7 @@ func WriteSetup(data state.Dir, site int, path string, now time.Time) (string, e
 func newSetup(data state.Dir, site int, now time.Time) (setup, error) {
 	root, err := os.ReadFile(rootPath(data.Trust(), 1))
 	if err != nil {
-		return setup{}, fmt.Errorf("this outside has no root of trust (run init): %w: %w", err, feed.ErrConfig)
+		return setup{}, noKeys(err)
 	}
 	s := setup{Schema: 1, Format: setupFormat, Site: site, Created: now.UTC().Truncate(time.Second), Root: root, Secret: make([]byte, secretSize)}
 	rand.Read(s.Secret)
@@ -158,9 +158,7 @@ func Pair(data state.Dir, file, fingerprint string) error {
 	if !ok || len(digits) != fingerprintDigits || !checks(digits) {
 		return feed.NewFault(fmt.Errorf("the fingerprint is %d digits in groups of four and was mistyped: %w", fingerprintDigits, feed.ErrConfig), "H-508", "reason", "mistyped")
 	}
-	if st, err := os.Stat(file); err == nil && st.IsDir() {
-		file = filepath.Join(file, SetupName)
-	}
+	file = setupIn(file)
 	s, err := readSetup(file)
 	if err != nil {
 		return err
@@ -172,6 +170,24 @@ func Pair(data state.Dir, file, fingerprint string) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return settle(data, s)
+}
+
+// CheckSetup reports whether path is a set-up file or a directory that holds
+// one, before anybody types its fingerprint (H-213).
+func CheckSetup(path string) error {
+	if _, err := readSetup(setupIn(path)); errors.Is(err, fs.ErrNotExist) || errors.Is(err, feed.ErrDamaged) {
+		return noMedium(path, "setup", err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+func setupIn(path string) string {
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return filepath.Join(path, SetupName)
+	}
+	return path
 }
 
 // soundRoot checks that b is a root of the given version signed by itself.

@@ -359,6 +359,9 @@ func (a *app) shown(args map[string]string) map[string]string {
 		if name := a.cat.T("media.is." + v); k == "state" && !strings.HasPrefix(name, "media.is.") {
 			args[k] = name
 		}
+		if name := a.cat.T("wanted." + v); k == "wanted" && !strings.HasPrefix(name, "wanted.") {
+			args[k] = name
+		}
 		if k == "number" && args["bundle"] == "" {
 			args["bundle"] = v
 		}

@@ -71,7 +71,7 @@ func (a *app) firstKeys(dir state.Dir, c ceremony) error {
 	if err != nil {
 		return err
 	}
-	to, err := elsewhere(dir, c.to)
+	to, err := sheetsTo(dir, c.to)
 	if err != nil {
 		return err
 	}
@@ -80,6 +80,15 @@ func (a *app) firstKeys(dir state.Dir, c ceremony) error {
 		return err
 	}
 	return a.writeKeyBook(dir)
+}
+
+// sheetsTo is an empty place for the sheets of new root keys.
+func sheetsTo(data state.Dir, dir string) (string, error) {
+	to, err := elsewhere(data, dir)
+	if err == nil {
+		err = noSheets(to)
+	}
+	return to, err
 }
 
 // sheetsDelivered ends a ceremony: the sheets are printed and wiped, or the
@@ -105,17 +114,7 @@ func (a *app) keysInit() *cobra.Command {
 				return usageError{errors.New(a.cat.T("keys.to"))}
 			}
 			cer.attended, cer.operator = true, s.who()
-			if packager.HasKeys(s.dir) { // the word was not said the last time
-				return a.again(s.dir, cer)
-			}
-			err := a.firstKeys(s.dir, cer)
-			if aerr := s.audit("make keys", err, nil); err == nil {
-				err = aerr
-			}
-			if err != nil {
-				return err
-			}
-			if err := a.sheetsDelivered(s.dir, cer); err != nil {
+			if err := s.ceremony(cer); err != nil {
 				return err
 			}
 			sheet, err := a.setupMedium(s.dir, site)
@@ -131,6 +130,22 @@ func (a *app) keysInit() *cobra.Command {
 	return c
 }
 
+// ceremony makes the first keys and asks whether they are on paper. Where the
+// word was not said the last time, it only asks again.
+func (s *station) ceremony(c ceremony) error {
+	if packager.HasKeys(s.dir) {
+		return s.app.again(s.dir, c)
+	}
+	err := s.firstKeys(s.dir, c)
+	if aerr := s.audit("make keys", err, nil); err == nil {
+		err = aerr
+	}
+	if err != nil {
+		return err
+	}
+	return s.sheetsDelivered(s.dir, c)
+}
+
 // again asks once more about sheets that still lie somewhere. Other keys are
 // not made: that is a rotation.
 func (a *app) again(dir state.Dir, c ceremony) error {
@@ -138,8 +153,8 @@ func (a *app) again(dir state.Dir, c ceremony) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(sheetsOf(to, 1)[1]); err != nil {
-		return feed.NewFault(fmt.Errorf("this outside has keys already: %w", feed.ErrConfig), "H-202", "file", dir.Trust(), "detail", a.cat.T("keys.exist"))
+	if len(sheetsIn(to)) == 0 {
+		return feed.NewFault(fmt.Errorf("this outside has keys already: %w", feed.ErrConfig), "H-221", "dir", to)
 	}
 	return a.printed(to)
 }
@@ -193,7 +208,7 @@ func (a *app) typeRootKey() (packager.RootKey, error) {
 		fmt.Fprint(a.err, a.cat.T("keys.line", r.Next()))
 		l, rerr := a.rawLine()
 		if strings.TrimSpace(l) == "" && rerr != nil {
-			return packager.RootKey{}, feed.NewFault(fmt.Errorf("two root keys are needed: %w", feed.ErrConfig), "H-513", "slot", "-", "given", "0", "need", "2")
+			return packager.RootKey{}, feed.NewFault(fmt.Errorf("two root keys are needed: %w", feed.ErrConfig), "H-513", "slot", "-", "given", "0", "count", "2")
 		}
 		if err := r.Add(l); err != nil {
 			if slips++; slips > maxSlips || rerr != nil {
@@ -263,6 +278,11 @@ func (s *station) rotate(ch packager.Change, files []string, to string) error {
 	}
 	if len(ch.Holders) > 0 {
 		if err := packager.CheckHolders(ch.Holders, s.who()); err != nil {
+			return err
+		}
+	}
+	if len(ch.Replace) > 0 { // said before anybody types 240 digits
+		if _, err := sheetsTo(s.dir, to); err != nil {
 			return err
 		}
 	}
@@ -346,6 +366,10 @@ func (s *station) printGuard(out io.Writer) error {
 	if s.side != outside {
 		return nil
 	}
+	if !packager.HasKeys(s.dir) {
+		fmt.Fprintln(out, s.cat.T("keys.none"))
+		return nil
+	}
 	g, ref, left, err := packager.BundleGuard(s.dir)
 	if err != nil {
 		return err
@@ -373,7 +397,7 @@ func (a *app) keysApprover() *cobra.Command {
 		}
 		for _, f := range []string{to, to + ".pub"} {
 			if _, err := os.Lstat(f); err == nil {
-				return feed.NewFault(fmt.Errorf("%s is there already: %w", f, feed.ErrConfig), "H-202", "file", f, "detail", a.cat.T("keys.exist"))
+				return feed.NewFault(fmt.Errorf("%s is there already: %w", f, feed.ErrConfig), "H-209", "file", f)
 			}
 		}
 		fmt.Fprint(a.err, a.cat.T("keys.newpass"))

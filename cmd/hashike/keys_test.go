@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -95,7 +96,16 @@ func TestKeysByCommand(t *testing.T) {
 	}
 	w.configure(outside, treeBlock(dir))
 	setLine(t, w.path(outside, "hashike.toml"), `scan_reason = ""`, `scan_reason = "試験のため"`)
-	w.fails(exitConfig, "H-517", append(data, "keys", "init", "--to", w.path(outside, "keys"))...)
+	for _, command := range []string{"keys", "keys book", "setup-medium"} {
+		w.fails(exitConfig, "H-216", append(data, strings.Fields(command)...)...)
+	}
+	if out := w.outside("check"); !strings.Contains(out, "keys init") || strings.Contains(out, "ほかの守りなし") {
+		t.Errorf("check without keys says\n%s", out)
+	}
+	w.fails(exitConfig, "H-517", append(data, "keys", "init", "--to", w.path(outside, "keys", "new"))...)
+	if _, err := os.Stat(w.path(outside, "keys", "new")); err == nil {
+		t.Error("a refused place was made")
+	}
 	w.fails(exitConfig, "H-212", append(data, "keys", "init", "--to", paper, "--holders", "課長,会計管理者,"+who())...)
 	// Without the word the sheets stay, and the next run asks again.
 	w.fails(exitHeld, "H-518", append(data, "keys", "init", "--to", paper)...)
@@ -113,11 +123,22 @@ func TestKeysByCommand(t *testing.T) {
 			}
 		}
 	}
-	w.ok("印刷しました\n", append(data, "keys", "init", "--to", paper)...)
+	// Nor does anything else write over them.
+	w.fails(exitConfig, "H-220", "--data", w.path("another"), "init", "--side", outside, "--keys-to", paper)
+	if got := envelope(t, filepath.Join(paper, "root-key-1.txt")); !slices.Equal(got, keys[0]) {
+		t.Error("another outside wrote over a root key")
+	}
+	if sheet := w.ok("印刷しました\n", append(data, "keys", "init", "--to", paper)...); fingerprintOn(sheet) == "" {
+		t.Errorf("no set-up sheet after the word:\n%s", sheet)
+	}
+	if _, err := os.Stat(w.path(outside, "outbox", "setup-1", "hashike-setup.json")); err != nil {
+		t.Error(err)
+	}
 	if left, _ := os.ReadDir(paper); len(left) != 0 {
 		t.Errorf("left on the RAM disk: %v", left)
 	}
-	w.fails(exitConfig, "H-202", append(data, "keys", "init", "--to", paper)...)
+	w.fails(exitConfig, "H-221", append(data, "keys", "init", "--to", paper)...)
+	w.fails(exitConfig, "H-210", append(data, "init", "--side", outside, "--keys-to", w.path("elsewhere"))...)
 	if b, err := os.ReadFile(w.path(outside, "outbox", "key-book.html")); err != nil || !strings.Contains(string(b), "会計管理者") || !strings.Contains(string(b), "4月の引継ぎ") {
 		t.Errorf("custody book: %v\n%s", err, b)
 	}
@@ -188,7 +209,7 @@ func TestApproveByCommand(t *testing.T) {
 	w.ok("", append([]string{"--data", w.path(outside), "order", "trust", "--feed", "tools", "--anchor", vendor, "--reason", "試験", "--approver", "課長"}, roots...)...)
 	key := w.path("approver.key")
 	const pass = "はしけの承認者"
-	w.fails(exitConfig, "H-212", "keys", "approver", "--to", key) // no passphrase
+	w.fails(exitConfig, "H-223", "keys", "approver", "--to", key) // no passphrase
 	if _, said, code := w.run(pass+"\nanother one\n", "keys", "approver", "--to", key); code != exitConfig || !strings.Contains(said, "H-514") {
 		t.Errorf("two different passphrases: exit %d\n%s", code, said)
 	}
@@ -196,7 +217,7 @@ func TestApproveByCommand(t *testing.T) {
 	if b, err := os.ReadFile(key); err != nil || !strings.Contains(string(b), "ENCRYPTED") {
 		t.Errorf("the approver's key: %v\n%s", err, b)
 	}
-	w.fails(exitConfig, "H-202", "keys", "approver", "--to", key) // never replaced
+	w.fails(exitConfig, "H-209", "keys", "approver", "--to", key) // never replaced
 	enrol := append([]string{"--data", w.path(outside), "keys", "rotate", "approver", "--approver", "課長=" + key + ".pub"}, roots...)
 	w.ok("", enrol...)
 	w.outside("fetch")

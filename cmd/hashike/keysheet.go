@@ -100,40 +100,59 @@ func (s keySheet) text() string {
 }
 
 // elsewhere makes the directory for the sheets and refuses one within the data
-// directory: backups of that would hold root keys.
+// directory: backups of that would hold root keys. A refusal makes nothing.
 func elsewhere(data state.Dir, dir string) (string, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return "", err
 	}
-	if err := durable.Mkdir(abs); err != nil {
-		return "", fmt.Errorf("%w: %w", err, feed.ErrConfig)
-	}
-	real, err := filepath.EvalSymlinks(abs)
-	if err != nil {
-		return "", err
-	}
-	home := string(data)
-	if p, err := filepath.EvalSymlinks(home); err == nil {
-		home = p
-	}
-	if rel, err := filepath.Rel(home, real); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
+	real := resolved(abs)
+	if rel, err := filepath.Rel(resolved(string(data)), real); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
 		return "", feed.NewFault(fmt.Errorf("%s lies within %s: %w", abs, data, feed.ErrConfig), "H-517", "dir", abs)
 	}
+	if err := durable.Mkdir(real); err != nil {
+		return "", fmt.Errorf("%w: %w", err, feed.ErrConfig)
+	}
 	return real, nil
+}
+
+// resolved follows the links of a path as far as it exists.
+func resolved(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	parent, name := filepath.Split(filepath.Clean(path))
+	if parent = filepath.Clean(parent); name == "" || parent == path {
+		return path
+	}
+	return filepath.Join(resolved(parent), name)
+}
+
+// noSheets refuses a directory that holds sheets of root keys: written over,
+// or wiped as if they had been printed, those keys would be gone for ever.
+func noSheets(dir string) error {
+	if files := sheetsIn(dir); len(files) > 0 {
+		return feed.NewFault(fmt.Errorf("%s is there already: %w", files[0], feed.ErrConfig), "H-220", "dir", dir, "file", filepath.Base(files[0]))
+	}
+	return nil
+}
+
+// sheetsIn lists the sheets of root keys that lie in a directory.
+func sheetsIn(dir string) (files []string) {
+	for slot := 1; slot <= 3; slot++ {
+		for _, f := range sheetsOf(dir, slot) {
+			if _, err := os.Lstat(f); err == nil {
+				files = append(files, f)
+			}
+		}
+	}
+	return files
 }
 
 // printed asks whether every sheet is on paper, and wipes the files on a plain
 // yes. Without one they stay, and that is an error which says where.
 func (a *app) printed(dir string) error {
-	var files []string
-	for slot := 1; slot <= 3; slot++ {
-		for _, f := range sheetsOf(dir, slot) {
-			if _, err := os.Stat(f); err == nil {
-				files = append(files, f)
-			}
-		}
-	}
+	files := sheetsIn(dir)
 	if len(files) == 0 {
 		return nil
 	}

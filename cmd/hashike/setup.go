@@ -36,6 +36,9 @@ func (a *app) initCommand() *cobra.Command {
 		}
 		switch {
 		case side == outside && pair == "" && resume == (last > 0):
+			if err := a.unused(state.Dir(dir)); err != nil {
+				return err
+			}
 			if cer.to == "" && last == 0 && !packager.HasKeys(state.Dir(dir)) {
 				if cer, err = a.askCeremony(cer); err != nil {
 					return err
@@ -48,6 +51,12 @@ func (a *app) initCommand() *cobra.Command {
 			fmt.Fprint(a.out, sheet)
 			return nil
 		case side == inside && pair != "" && !resume:
+			if err := a.unused(state.Dir(dir)); err != nil {
+				return err
+			}
+			if err := packager.CheckSetup(pair); err != nil { // before anybody types 40 digits
+				return err
+			}
 			fmt.Fprint(a.err, a.cat.T("init.ask"))
 			digits, err := a.line()
 			if err != nil {
@@ -197,8 +206,8 @@ func (a *app) initInside(dir state.Dir, setup, fingerprint, name string, blocks 
 // lay makes the directories and the commented configuration. A directory that
 // is set up already is refused.
 func (a *app) lay(dir state.Dir, side, name string, blocks ...string) error {
-	if _, err := os.Stat(dir.DB()); err == nil {
-		return feed.NewFault(fmt.Errorf("%s is already set up: %w", dir, feed.ErrConfig), "H-202", "file", string(dir), "detail", a.cat.T("init.exists"))
+	if err := a.unused(dir); err != nil {
+		return err
 	}
 	for _, d := range []string{string(dir), dir.Keys(), dir.Trust(), dir.Inbox(), dir.Outbox(), dir.Logs(), dir.Quarantine()} {
 		if err := durable.Mkdir(d); err != nil {
@@ -206,7 +215,7 @@ func (a *app) lay(dir state.Dir, side, name string, blocks ...string) error {
 		}
 		if d == string(dir) {
 			if err := durable.Private(d); err != nil {
-				return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrConfig), "H-202", "file", d, "detail", err.Error())
+				return fmt.Errorf("%s: %w: %w", d, err, feed.ErrConfig)
 			}
 		}
 	}
@@ -214,6 +223,20 @@ func (a *app) lay(dir state.Dir, side, name string, blocks ...string) error {
 		return durable.WriteFile(dir.Config(), []byte(config.Template(side, name, a.kinds, blocks...)))
 	}
 	return nil
+}
+
+// unused refuses a directory that was set up before.
+func (a *app) unused(dir state.Dir) error {
+	if _, err := os.Stat(dir.DB()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	side, _, err := state.At(dir, "init").Identity()
+	if err != nil {
+		return err
+	}
+	return feed.NewFault(fmt.Errorf("%s is already set up: %w", dir, feed.ErrConfig), "H-210", "dir", string(dir), "side", a.cat.T("side."+side))
 }
 
 // born begins the audit log.
