@@ -249,7 +249,7 @@ func lookAt(root *metadata.Metadata[metadata.RootType], dir string) (t ToApprove
 		return t, err
 	}
 	defer m.close()
-	raw, err := m.read(nameSet, maxSet)
+	raw, err := m.readSet()
 	if err != nil {
 		return t, err
 	}

@@ -54,7 +54,7 @@ func (b *Bundle) openSet(at string) (*medium, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	raw, err := m.read(nameSet, maxSet)
+	raw, err := m.readSet()
 	if err != nil {
 		m.close()
 		return nil, nil, err

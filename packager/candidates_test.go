@@ -65,5 +65,5 @@ func TestForeignImagesBesideOurs(t *testing.T) {
 	wantCode(t, err, "H-701")
 	ok(t, os.Remove(filepath.Join(images, "m.iso")))
 	_, err = w.open(images)
-	wantCode(t, err, "H-701")
+	wantCode(t, err, "H-213")
 }

@@ -56,6 +56,9 @@ func openPlain(dir string) (*medium, error) {
 		return openImage(dir)
 	}
 	r, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, noMedium(dir, "bundle", err)
+	}
 	if err != nil {
 		return nil, unreadable(dir, err)
 	}
@@ -74,6 +77,9 @@ func openImage(path string) (*medium, error) {
 	}
 	if err != nil {
 		f.Close()
+		if !strings.EqualFold(filepath.Ext(path), ".iso") { // no image at all
+			return nil, noMedium(path, "bundle", err)
+		}
 		return nil, unreadable(path, err)
 	}
 	return &medium{dir: path, image: fsys, file: f}, nil
@@ -110,7 +116,23 @@ func unreadable(name string, err error) error {
 // noMedium is a place where a medium of ours was expected and is not: nothing
 // of it was read. wanted is "bundle", "setup" or "return".
 func noMedium(dir, wanted string, err error) error {
-	return feed.NewFault(fmt.Errorf("%s: %w: %w", dir, err, feed.ErrConfig), "H-213", "dir", dir, "wanted", wanted, "detail", err.Error())
+	return feed.NewFault(fmt.Errorf("%s: %s: %w", dir, err, feed.ErrConfig), "H-213", "dir", dir, "wanted", wanted, "detail", err.Error())
+}
+
+// readSet reads the set. A medium without one that has nothing else of a
+// bundle either is none of ours; one that lost it is damaged.
+func (m *medium) readSet() ([]byte, error) {
+	raw, err := m.read(nameSet, maxSet)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return raw, err
+	}
+	ents, terr := m.top()
+	if terr != nil || slices.ContainsFunc(ents, func(e fs.DirEntry) bool {
+		return slices.Contains([]string{"tuf", "tables", "blobs", nameIndex}, e.Name())
+	}) {
+		return nil, err
+	}
+	return nil, noMedium(m.dir, "bundle", errors.New(nameSet))
 }
 
 // open opens a regular file and returns its size.

@@ -84,7 +84,8 @@ const (
 //
 // Errors are Faults: H-501 signature, H-503 (ErrRollback) where an older set
 // cannot be judged, H-506 forked number, H-507 another site's bundle, H-509
-// version ahead of the set's own date, H-701 unreadable or damaged (ErrDamaged).
+// version ahead of the set's own date, H-213 no bundle there (ErrConfig), H-701
+// unreadable or damaged (ErrDamaged).
 func Open(ctx context.Context, dirs []string, opt OpenOptions) (*Bundle, error) {
 	if len(dirs) == 0 {
 		return nil, fmt.Errorf("no medium named: %w", feed.ErrConfig)

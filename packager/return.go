@@ -129,12 +129,18 @@ func (r Return) text() string {
 // ReadReturn reads the return file of a medium that came back. Its lines are
 // as good as typed ones: EnterReceipt and ParseNeed judge them.
 func ReadReturn(dir string) (Return, error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return Return{}, noMedium(dir, "return", err)
+	}
 	m, err := openMedium(volumesIn([]string{dir})[0])
 	if err != nil {
 		return Return{}, err
 	}
 	defer m.close()
 	b, err := m.read(nameReturn, maxReturn)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Return{}, noMedium(dir, "return", errors.New(nameReturn))
+	}
 	if err != nil {
 		return Return{}, err
 	}

@@ -136,7 +136,7 @@ func TestWrongBundlesByCommand(t *testing.T) {
 	if got := w.serial(inside, "clamav-test"); got != now {
 		t.Errorf("serial %d, was %d", got, now)
 	}
-	w.fails(exitDamaged, "H-701", "--data", w.path(inside), "import", t.TempDir())
+	w.fails(exitConfig, "H-213", "--data", w.path(inside), "import", t.TempDir())
 
 	sheet := w.outside("setup-medium", "--site", "2")
 	digits := []byte(fingerprintOn(sheet))

@@ -100,7 +100,7 @@ func TestImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.fails(exitDamaged, "H-701", "--data", w.path(inside), "import", bad)
-	w.fails(exitDamaged, "H-701", "--data", w.path(inside), "import", filepath.Join(w.path(outside), "hashike.toml"))
+	w.fails(exitConfig, "H-213", "--data", w.path(inside), "import", filepath.Join(w.path(outside), "hashike.toml"))
 	w.inside("import", to) // the folder of images
 	w.inside("publish", "--now")
 	if w.serial(inside, "tools") != w.serial(outside, "tools") {

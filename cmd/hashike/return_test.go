@@ -35,7 +35,7 @@ func TestNoReturnFileOnWhatWasRefused(t *testing.T) {
 		}
 	}
 	refused(exitUntrusted, "H-501", "tampered")
-	refused(exitDamaged, "H-701", "empty")
+	refused(exitConfig, "H-213", "empty")
 	next()
 	w.pack()
 	w.inside("import", w.path("media"))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -22,13 +23,28 @@ func TestInitLooksForTheMediumFirst(t *testing.T) {
 		if err := make(w.path(name)); err != nil {
 			t.Fatal(err)
 		}
-		exit := exitConfig
-		if name == "photos" {
-			exit = exitDamaged
-		}
-		w.fails(exit, "H-213", "--data", w.path("new"), "init", "--side", inside, "--pair", w.path(name))
+		w.fails(exitConfig, "H-213", "--data", w.path("new"), "init", "--side", inside, "--pair", w.path(name))
 		if _, err := os.Stat(w.path("new")); err == nil {
 			t.Errorf("%s: left a directory behind", name)
 		}
+	}
+}
+
+// What is no medium of ours is not called a damaged one.
+func TestWrongMedium(t *testing.T) {
+	w := newWorld(t, "")
+	if err := os.MkdirAll(w.path("stick", "DCIM"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.path("stick", "DCIM", "1.jpg"), []byte("a photo"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{w.path("missing"), w.path("stick"), w.path(outside, "outbox", "setup-1")} {
+		said := w.fails(exitConfig, "H-213", "--data", w.path(inside), "import", dir)
+		if !strings.Contains(said, dir) || !strings.Contains(said, "何も読まず") {
+			t.Errorf("%s:\n%s", dir, said)
+		}
+		w.fails(exitConfig, "H-213", "--data", w.path(outside), "approve", dir, "--key", "none")
+		w.fails(exitConfig, "H-213", "--data", w.path(outside), "receipt", "enter", "--from", dir)
 	}
 }
