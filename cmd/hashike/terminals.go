@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/mirror"
 )
 
@@ -107,7 +108,7 @@ func printable(s string) string {
 		return r
 	}, s)
 	if s == "" {
-		return "—"
+		return i18n.Dash
 	}
 	return s
 }

@@ -59,6 +59,10 @@ type NewAnchor struct {
 	Source string `json:"source"`
 }
 
+// LostMedium is the reason of a void order: the reason somebody gave stays in
+// the log, as the order travels. Screens say it in the reader's language.
+const LostMedium = "medium lost"
+
 // Check refuses an order that says too little or promises too much.
 func (o Order) Check() error {
 	bad := func(what string) error { return fmt.Errorf("order %d: %s: %w", o.Number, what, ErrConfig) }

@@ -4,11 +4,18 @@ package i18n
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/text/width"
 )
 
 // JST is the only zone that people see. Japan has no daylight saving time.
 func JST() *time.Location { return time.FixedZone("JST", 9*60*60) }
+
+// Dash stands for what is not there. It is in Shift_JIS, which tables are exported in.
+const Dash = "―"
 
 // era names the Japanese era of a date and its first year (Era Name Act; 令和
 // from 1 May 2019, 平成 from 8 January 1989). Before that, none.
@@ -37,7 +44,7 @@ func eraYear(t time.Time, year int) string {
 // Day is the date in JST: 令和8年11月22日(日), or 22 Nov 2026 (Sun).
 func Day(t time.Time, lang string) string {
 	if t.IsZero() {
-		return "—"
+		return Dash
 	}
 	t = t.In(JST())
 	if lang == "en" {
@@ -51,7 +58,7 @@ func Day(t time.Time, lang string) string {
 // (Sun) 14:05 JST. The zero time is a dash.
 func Date(t time.Time, lang string) string {
 	if t.IsZero() {
-		return "—"
+		return Dash
 	}
 	s := Day(t, lang) + " " + t.In(JST()).Format("15:04")
 	if lang == "en" {
@@ -77,4 +84,35 @@ func FiscalYear(t time.Time, lang string) string {
 		at = t
 	}
 	return eraYear(at, y) + "度"
+}
+
+// ParseDay reads a date as people write it, in digits of any width:
+// 2027-03-31, 2027/3/31, 令和9年3月31日 or R9.3.31. It is the day's beginning in JST.
+func ParseDay(text string) (time.Time, error) {
+	s := strings.TrimSpace(width.Fold.String(text))
+	first := 0
+	for _, e := range []string{"令和", "R", "r"} {
+		if rest, ok := strings.CutPrefix(s, e); ok {
+			s, first = strings.Replace(rest, "元年", "1年", 1), 2018
+			break
+		}
+	}
+	s = strings.TrimSuffix(strings.NewReplacer("年", "-", "月", "-", "/", "-", ".", "-", "−", "-", "－", "-").Replace(s), "日")
+	p := strings.Split(s, "-")
+	if len(p) != 3 {
+		return time.Time{}, fmt.Errorf("%.40q is no date", text)
+	}
+	var n [3]int
+	for i := range p {
+		v, err := strconv.Atoi(p[i])
+		if err != nil {
+			return time.Time{}, fmt.Errorf("%.40q is no date", text)
+		}
+		n[i] = v
+	}
+	t := time.Date(n[0]+first, time.Month(n[1]), n[2], 0, 0, 0, 0, JST())
+	if t.Month() != time.Month(n[1]) || t.Day() != n[2] || t.Year() < 1989 || t.Year() > 9999 {
+		return time.Time{}, fmt.Errorf("%.40q is no date", text)
+	}
+	return t, nil
 }

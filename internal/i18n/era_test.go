@@ -20,7 +20,7 @@ func TestDate(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.at, got, c.en)
 		}
 	}
-	if Date(time.Time{}, "ja") != "—" {
+	if Date(time.Time{}, "ja") != Dash {
 		t.Error("zero time")
 	}
 }
@@ -35,6 +35,22 @@ func TestFiscalYear(t *testing.T) {
 		tm, _ := time.Parse(time.RFC3339, at)
 		if got := FiscalYear(tm, "ja"); got != want {
 			t.Errorf("%s: %s, want %s", at, got, want)
+		}
+	}
+}
+
+func TestParseDay(t *testing.T) {
+	for _, s := range []string{"2027-03-31", "2027/3/31", "２０２７－０３－３１", "令和9年3月31日", "令和９年３月３１日", "R9.3.31"} {
+		if got, err := ParseDay(s); err != nil || got.Format(time.RFC3339) != "2027-03-31T00:00:00+09:00" {
+			t.Errorf("%s: %s %v", s, got, err)
+		}
+	}
+	if got, err := ParseDay("令和元年5月1日"); err != nil || got.Year() != 2019 {
+		t.Errorf("%s %v", got, err)
+	}
+	for _, s := range []string{"", "2027-02-30", "31-03-2027", "9年3月31日", "2027-03", "令和9年3月"} {
+		if got, err := ParseDay(s); err == nil {
+			t.Errorf("%s: %s", s, got)
 		}
 	}
 }

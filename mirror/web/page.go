@@ -77,6 +77,22 @@ func (p *page) Percent(v float64) string { return fmt.Sprintf("%.2f%%", v*100) }
 // Date is a time as people here write it.
 func (p *page) Date(t time.Time) string { return i18n.Date(t, p.Lang) }
 
+// LastDay is the last day before an end: an exception "until" holds all of it.
+func (p *page) LastDay(end time.Time) string {
+	if end.IsZero() {
+		return i18n.Dash
+	}
+	return i18n.Day(end.Add(-time.Second), p.Lang)
+}
+
+// Reason of an order in words.
+func (p *page) Reason(o feed.Order) string {
+	if o.Kind == feed.OrderVoid && o.Reason == feed.LostMedium {
+		return p.T("order-lost", o.Bundle)
+	}
+	return o.Reason
+}
+
 // Age is the number of days since the vendor's release.
 func (p *page) Age(released time.Time, age feed.Duration) string {
 	switch days := int(time.Duration(age) / (24 * time.Hour)); {
@@ -113,7 +129,7 @@ func (p *page) Standing(s mirror.Standing) string {
 // Bundle is 第412便.
 func (p *page) Bundle(n uint64) string {
 	if n == 0 {
-		return "—"
+		return i18n.Dash
 	}
 	return p.T("bundle-number", n)
 }
@@ -129,7 +145,7 @@ func (p *page) By(who string) string {
 // Dash shows that there is nothing to show.
 func (p *page) Dash(s string) string {
 	if s == "" {
-		return "—"
+		return i18n.Dash
 	}
 	return s
 }
@@ -141,7 +157,7 @@ func (p *page) Kind(name string) string {
 			return s.Kind.Title.In(p.Lang)
 		}
 	}
-	return "—"
+	return i18n.Dash
 }
 
 // Version is the vendor's version of a snapshot.

@@ -130,7 +130,7 @@ func (f *archive) Released(c feed.Content) (time.Time, string) {
 	if newest.IsZero() {
 		return newest, ""
 	}
-	return newest, newest.UTC().Format("2006-01-02 15:04 UTC")
+	return newest, newest.In(feed.JST()).Format("2006-01-02 15:04 JST")
 }
 
 // Stale implements feed.Freshness. A security suite is signed anew within its

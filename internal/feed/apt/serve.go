@@ -29,8 +29,8 @@ func (f *archive) Handler(s feed.Serving) (http.Handler, error) {
 func (f *archive) Settings(c feed.Content, base *url.URL) ([]feed.Setting, error) {
 	var b strings.Builder
 	note := feed.Text{
-		JA: "提供元の署名を端末が確かめるので、httpのままで安全です。既存のsources.listの同じスイートの行は消してください。",
-		EN: "The terminal checks the vendor's own signature, so plain http is safe. Remove other entries of the same suite.",
+		JA: "提供元の署名を端末が自分で確かめるので、httpのままで配信できます。既存のsources.listの同じスイートの行は消してください。",
+		EN: "The terminal checks the vendor's own signature, so plain http will do. Remove other entries of the same suite.",
 	}
 	for i, suite := range f.cfg.Suites {
 		if i > 0 {
