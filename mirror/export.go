@@ -68,7 +68,7 @@ func Export(ctx context.Context, o ExportOptions) (Exported, error) {
 		return Exported{}, fmt.Errorf("feed %s: %w", o.Setup.Name, err)
 	}
 	if len(list) == 0 {
-		return Exported{}, o.fault("feed " + o.Setup.Name + " has no installers")
+		return Exported{}, feed.NewFault(fmt.Errorf("feed %s has no installers: %w", o.Setup.Name, feed.ErrConfig), "H-224", "feed", o.Setup.Name)
 	}
 	if err := o.claim(); err != nil {
 		return Exported{}, err

@@ -79,7 +79,7 @@ type FeedResult struct {
 	Names   []string // of these, at most maxNamed
 	Code    string   // message code of a refusal
 	Problem string
-	Config  string // for an unconfigured feed: the block to paste
+	Config  string // for an unconfigured feed: the block to copy, as comments
 	err     error
 }
 
@@ -315,9 +315,11 @@ func (o *ImportOptions) lacking(res FeedResult) FeedResult {
 	return res
 }
 
-// configBlock is what to paste into hashike.toml for a feed unknown here.
+// configBlock is the beginning of what hashike.toml needs for a feed unknown
+// here, as comments: only the outside's own block has the keys of its kind, and
+// half a block would stop everything that reads the file.
 func configBlock(l packager.FeedLine) string {
-	return fmt.Sprintf("[feed.%s]\nkind = %q\nmount = %q\n", l.Feed, l.Kind, "/"+l.Feed+"/")
+	return fmt.Sprintf("# [feed.%s]\n# kind = %q\n# …\n", l.Feed, l.Kind)
 }
 
 // prove runs our own order first, then the vendor's verification.

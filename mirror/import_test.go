@@ -179,8 +179,8 @@ func TestImport(t *testing.T) {
 	if outcomes(r) != "alpha:accepted beta:accepted gamma:unconfigured" || r.Blobs != 7 {
 		t.Errorf("%s, %d blobs", outcomes(r), r.Blobs)
 	}
-	if got := r.Feeds[2].Config; !strings.Contains(got, "[feed.gamma]\nkind = \"tiny\"") {
-		t.Errorf("block to paste: %q", got)
+	if got := r.Feeds[2].Config; !strings.Contains(got, "# [feed.gamma]\n# kind = \"tiny\"") {
+		t.Errorf("block to copy: %q", got)
 	}
 	f := x.state("alpha")
 	if f.Serial != 1 || f.ID != a.Snapshot.ID() || f.Bundle != 1 || f.Marks["m"] != 1 || f.Withheld["x"] != "y" || f.Weakest != feed.Signed {

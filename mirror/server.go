@@ -332,7 +332,7 @@ func (s *Server) Run(ctx context.Context, ready func([]net.Addr)) error {
 			for _, l := range listeners {
 				l.Close()
 			}
-			return feed.NewFault(fmt.Errorf("listen %s: %w: %w", e.Addr, err, feed.ErrConfig), "H-202", "listen", e.Addr)
+			return feed.NewFault(fmt.Errorf("listen %s: %w: %w", e.Addr, err, feed.ErrConfig), "H-215", "listen", e.Addr, "detail", err.Error())
 		}
 		addrs = append(addrs, l.Addr())
 		if e.tls != nil {

@@ -30,7 +30,7 @@ func oursIn(dir string) (files []found, dirs []string, err error) {
 	}
 	err = list(os.DirFS(dir), func(name string, d fs.DirEntry) error {
 		if !ours.MatchString(inVolume.ReplaceAllString(name, "")) || d.Type()&^fs.ModeDir != 0 {
-			return fmt.Errorf("%s holds %s, which is not part of a bundle: empty the medium or name another directory: %w", dir, name, feed.ErrConfig)
+			return feed.NewFault(fmt.Errorf("%s holds %s, which is not part of a bundle: %w", dir, name, feed.ErrConfig), "H-806", "medium", dir, "detail", name)
 		}
 		if d.IsDir() {
 			dirs = append(dirs, name)

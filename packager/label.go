@@ -99,7 +99,7 @@ func foreignLayout(dir string, files []found) error {
 			return err
 		}
 		if !isSet(raw) {
-			return fmt.Errorf("%s holds an OCI layout of another program: empty the medium or name another directory: %w", dir, feed.ErrConfig)
+			return feed.NewFault(fmt.Errorf("%s holds an OCI layout of another program: %w", dir, feed.ErrConfig), "H-806", "medium", dir, "detail", "oci-layout")
 		}
 	}
 	return nil
@@ -135,7 +135,7 @@ func unmarked(dir string, files []found) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s holds %s, which no bundle of ours brought: empty the medium or name another directory: %w", dir, files[0].name, feed.ErrConfig)
+	return feed.NewFault(fmt.Errorf("%s holds %s, which no bundle of ours brought: %w", dir, files[0].name, feed.ErrConfig), "H-806", "medium", dir, "detail", files[0].name)
 }
 
 // isSet reports whether raw says that it is the set of a bundle.

@@ -89,7 +89,7 @@ func AddMedium(tx state.Tx, m Medium, now time.Time) error {
 	var old Medium
 	if ok, err := tx.Get(bucketMedia, m.Number, &old); err != nil || ok {
 		if err == nil {
-			err = feed.NewFault(fmt.Errorf("medium %s is in the ledger already: %w", m.Number, feed.ErrConfig), "H-648", "medium", m.Number, "state", old.Status)
+			err = feed.NewFault(fmt.Errorf("medium %s is in the ledger already: %w", m.Number, feed.ErrConfig), "H-666", "medium", m.Number, "state", old.Status)
 		}
 		return err
 	}
@@ -192,7 +192,7 @@ func voidBundle(tx state.Tx, bundle uint64, operator string, now time.Time) (*fe
 	if err != nil || bundle == 0 {
 		return nil, err
 	}
-	o := feed.Order{Schema: 1, Kind: feed.OrderVoid, Bundle: bundle, Reason: "medium lost", Operator: operator, Issued: now.UTC().Truncate(time.Second)}
+	o := feed.Order{Schema: 1, Kind: feed.OrderVoid, Bundle: bundle, Reason: feed.LostMedium, Operator: operator, Issued: now.UTC().Truncate(time.Second)}
 	for _, old := range orders {
 		if old.Kind == feed.OrderVoid && old.Bundle == bundle {
 			return &old, nil

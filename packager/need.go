@@ -117,10 +117,10 @@ func (n Need) String() string {
 
 // ParseNeed reads a list that was typed or kept in a file. Full-width letters,
 // any dash and any space are accepted, O is 0, I and L are 1; so is what a
-// scanner types of the QR codes (Codes). A slip of the finger is H-602, a code
+// scanner types of the QR codes (Codes). A slip of the finger is H-222, a code
 // that was not scanned H-622 (both ErrConfig).
 func ParseNeed(text string) (Need, error) {
-	wrong := feed.NewFault(fmt.Errorf("the need list was mistyped: %w", feed.ErrConfig), "H-602")
+	wrong := feed.NewFault(fmt.Errorf("the need list was mistyped: %w", feed.ErrConfig), "H-222")
 	if len(text) > 4*maxNeed {
 		return Need{}, wrong
 	}

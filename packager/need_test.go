@@ -99,7 +99,7 @@ func TestNeedListMistyped(t *testing.T) {
 			if typed == text || text[i] == ' ' {
 				continue
 			}
-			if _, err := packager.ParseNeed(typed); code(err) != "H-602" {
+			if _, err := packager.ParseNeed(typed); code(err) != "H-222" {
 				t.Fatalf("%s for %s: %v", typed, text, err)
 			}
 		}

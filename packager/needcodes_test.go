@@ -36,7 +36,7 @@ func TestNeedCodes(t *testing.T) {
 			}
 			bad := append([]string{}, codes...)
 			bad[i] = bad[i][:len(bad[i])-1] + map[bool]string{true: "1", false: "0"}[strings.HasSuffix(bad[i], "0")]
-			wantFault(t, bad, "H-602")
+			wantFault(t, bad, "H-222")
 			wantFault(t, append(bad, codes[i]), "H-622") // it contradicts itself
 		}
 	}

@@ -285,7 +285,7 @@ func (o *PackOptions) check() error {
 	case o.Parity < 0 || o.Parity > fec.MaxPercent:
 		return fmt.Errorf("parity of %d per cent is not 0 to %d: %w", o.Parity, fec.MaxPercent, feed.ErrConfig)
 	case len(o.Feeds) == 0:
-		return fmt.Errorf("nothing fetched yet, there is nothing to pack: %w", feed.ErrConfig)
+		return feed.NewFault(fmt.Errorf("nothing fetched yet, there is nothing to pack: %w", feed.ErrConfig), "H-214")
 	}
 	for i := 1; i < len(o.Feeds); i++ {
 		if a, b := o.Feeds[i-1].Snapshot.Header().Feed, o.Feeds[i].Snapshot.Header().Feed; a == b {

@@ -44,6 +44,7 @@ type app struct {
 	clock func() time.Time
 
 	command string // what ran, for the messages
+	called  bool   // the catalogue knows whom to call
 
 	typing bool          // a person types: questions can be asked
 	lines  *bufio.Reader // of in, once a question was asked
@@ -144,11 +145,6 @@ func (a *app) open(command, side string) (*station, error) {
 	}
 	if side != "" && s.side != side {
 		fmt.Fprintln(a.err, a.cat.T("side."+s.side))
-		if cfg, err := config.Load(s.dir.Config(), a.kinds); err == nil { // whom to call
-			if a.cat, err = i18n.Load(a.cat.Language(), cfg.Contact); err != nil {
-				return nil, err
-			}
-		}
 		return nil, feed.NewFault(fmt.Errorf("%s on the %s: %w", command, s.side, feed.ErrWrongSide), "H-201",
 			"command", command, "side", a.cat.T("side."+s.side), "other", a.cat.T("side."+side))
 	}
@@ -162,6 +158,7 @@ func (a *app) open(command, side string) (*station, error) {
 	if a.cat, err = i18n.Load(a.cat.Language(), s.cfg.Contact); err != nil {
 		return nil, err
 	}
+	a.called = true
 	if err := s.readZone(); err != nil {
 		return nil, err
 	}
@@ -326,8 +323,12 @@ func (a *app) report(err error) int {
 	if durable.IsFull(err) || len(found) == 0 { // a full disk says so, whatever it interrupted
 		found = []*feed.Fault{{Code: code, Err: err, Args: map[string]string{"file": "", "feed": ""}}}
 	}
+	a.contacts()
 	for _, f := range found {
-		args := map[string]string{"detail": f.Err.Error(), "help": a.command + " --help"}
+		args := map[string]string{"detail": f.Err.Error(), "help": a.command + " --help", "file": ""}
+		if f.Code == "H-202" {
+			args["file"] = state.Dir(a.data).Config()
+		}
 		for k, v := range f.Args {
 			args[k] = v
 		}
@@ -342,6 +343,23 @@ func (a *app) report(err error) int {
 		fmt.Fprintln(a.err, a.cat.Render(f.Code, a.shown(args)))
 	}
 	return exit
+}
+
+// contacts looks up whom to call, where nothing has read the configuration:
+// the message is about something else, so a configuration that cannot be read
+// only leaves the line to be filled in by hand.
+func (a *app) contacts() {
+	if a.called {
+		return
+	}
+	a.called = true
+	cfg, err := config.Load(state.Dir(a.data).Config(), a.kinds)
+	if err != nil {
+		return
+	}
+	if cat, err := i18n.Load(a.cat.Language(), cfg.Contact); err == nil {
+		a.cat = cat
+	}
 }
 
 // shown gives values their form for people: dates in JST, strengths in words.

@@ -221,9 +221,9 @@ func (a *app) approvalCommand() *cobra.Command {
 	c := &cobra.Command{Use: "approval", Short: a.cat.T("cmd.approval")}
 	var by string
 	record := &cobra.Command{Use: "record BUNDLE --by NAME", Short: a.cat.T("cmd.approvalrecord"), Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		n, err := strconv.ParseUint(args[0], 10, 32)
+		n, err := a.number(args[0])
 		if err != nil {
-			return usageError{err}
+			return err
 		}
 		return a.with("approval record", "", func(s *station) error {
 			if by == "" && s.typing {
@@ -243,7 +243,7 @@ func (a *app) approvalCommand() *cobra.Command {
 	blanket := &cobra.Command{Use: "blanket --by NAME --reason REASON", Short: a.cat.T("cmd.approvalblanket"), RunE: func(*cobra.Command, []string) error {
 		return a.with("approval blanket", "", func(s *station) error {
 			if until != "" {
-				t, err := parseDay(until)
+				t, err := a.day("--until", until)
 				if err != nil {
 					return err
 				}
@@ -257,9 +257,9 @@ func (a *app) approvalCommand() *cobra.Command {
 	blanket.Flags().StringVar(&until, "until", "", a.cat.T("flag.until"))
 	blanket.Flags().StringSliceVar(&b.Feeds, "feed", nil, a.cat.T("flag.blanketfeed"))
 	end := &cobra.Command{Use: "end NUMBER", Short: a.cat.T("cmd.approvalend"), Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
-		n, err := strconv.ParseUint(args[0], 10, 32)
+		n, err := a.number(args[0])
 		if err != nil {
-			return usageError{err}
+			return err
 		}
 		return a.with("approval end", "", func(s *station) error {
 			err := s.db.Update(func(tx state.Tx) error { return people.EndBlanket(tx, n, reason, s.clock()) })

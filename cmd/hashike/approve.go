@@ -3,8 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/spf13/cobra"
@@ -24,10 +28,10 @@ func (a *app) approveCommand() *cobra.Command {
 	var order uint64
 	c := &cobra.Command{Use: "approve [MEDIUM…] --key FILE", Short: a.cat.T("cmd.approve"), Args: cobra.ArbitraryArgs, RunE: func(_ *cobra.Command, dirs []string) error {
 		return a.with("approve", outside, func(s *station) error {
-			if (order == 0) == (len(dirs) == 0) {
-				return errors.Join(usageError{errors.New(a.cat.T("approve.usage"))}, s.printWaiting())
+			if order == 0 && len(dirs) == 0 && file == "" {
+				return s.printWaiting()
 			}
-			if file == "" {
+			if (order == 0) == (len(dirs) == 0) || file == "" {
 				return usageError{errors.New(a.cat.T("approve.usage"))}
 			}
 			if order > 0 {
@@ -65,7 +69,7 @@ func (s *station) approveBundle(dirs []string, file string) error {
 		fmt.Fprintln(s.out, "  "+s.cat.T("approve.feed", l.Feed, l.Serial))
 	}
 	for _, o := range t.Orders {
-		fmt.Fprintln(s.out, "  "+s.cat.T("approve.order", o.Number, string(o.Kind), o.Feed, o.Reason))
+		fmt.Fprintln(s.out, "  "+s.orderLine("approve.order", o))
 	}
 	key, err := s.approverKey(file)
 	if err != nil || key == nil {
@@ -86,6 +90,13 @@ func (s *station) approveBundle(dirs []string, file string) error {
 func (s *station) approveOrder(number uint64, file string) error {
 	if err := s.printWaiting(); err != nil {
 		return err
+	}
+	waiting, err := packager.WaitingOrders(s.db, s.now())
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(waiting, func(o feed.Order) bool { return o.Number == number }) {
+		return feed.NewFault(fmt.Errorf("order %d does not wait: %w", number, feed.ErrConfig), "H-205", "name", strconv.FormatUint(number, 10))
 	}
 	key, err := s.approverKey(file)
 	if err != nil || key == nil {
@@ -110,11 +121,14 @@ func (s *station) approveOrder(number uint64, file string) error {
 // printWaiting lists the orders that an approver has still to sign.
 func (s *station) printWaiting() error {
 	waiting, err := packager.WaitingOrders(s.db, s.now())
+	if err == nil && len(waiting) == 0 {
+		fmt.Fprintln(s.out, s.cat.T("approve.none"))
+	}
 	if len(waiting) > 0 {
 		fmt.Fprintln(s.out, s.cat.T("approve.waiting"))
 	}
 	for _, o := range waiting {
-		fmt.Fprintln(s.out, "  "+s.cat.T("approve.order", o.Number, string(o.Kind), o.Feed, o.Reason))
+		fmt.Fprintln(s.out, "  "+s.orderLine("approve.order", o))
 	}
 	return err
 }
@@ -123,6 +137,9 @@ func (s *station) printWaiting() error {
 // who does not approve.
 func (s *station) approverKey(file string) (signature.Signer, error) {
 	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, named(file, err)
+	}
 	if err != nil {
 		return nil, feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrConfig), "H-514", "detail", err.Error())
 	}
@@ -136,6 +153,30 @@ func (s *station) approverKey(file string) (signature.Signer, error) {
 		return nil, nil
 	}
 	return packager.LoadApproverKey(b, pass)
+}
+
+// orderLine says an order in the reader's words.
+func (s *station) orderLine(key string, o feed.Order) string {
+	reason := o.Reason
+	if o.Kind == feed.OrderVoid && reason == feed.LostMedium {
+		reason = s.cat.T("order.lost", o.Bundle)
+	}
+	return s.cat.T(key, o.Number, s.orderKind(o.Kind), o.Feed, reason)
+}
+
+func (s *station) orderKind(k feed.OrderKind) string {
+	if key := "order.kind." + string(k); s.knows(key) {
+		return s.cat.T(key)
+	}
+	return string(k)
+}
+
+// standIn is a person of an order, or in words the role that stands for one.
+func (s *station) standIn(name string) string {
+	if key := "role.is." + name; s.knows(key) {
+		return s.cat.T(key)
+	}
+	return name
 }
 
 // printPending says on the inside that a bundle waits for its approval.
@@ -165,7 +206,7 @@ func (s *station) exceptions(about func(feed.Order) bool) ([]string, error) {
 			continue
 		}
 		subject := strings.TrimSpace(o.Feed + " " + string(o.Digest))
-		out = append(out, s.cat.T("exception.line", o.Number, subject+" "+s.cat.T("strength."+o.Strength.String()), i18n.Date(o.Until, s.cat.Language()), o.Reason, o.Approver))
+		out = append(out, s.cat.T("exception.line", o.Number, subject+" "+s.cat.T("strength."+o.Strength.String()), i18n.Day(o.Until.Add(-time.Second), s.cat.Language()), o.Reason, s.standIn(o.Approver)))
 	}
 	return out, nil
 }

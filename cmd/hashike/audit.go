@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/text/encoding"
@@ -46,7 +47,10 @@ func (a *app) auditCommand() *cobra.Command {
 	verify.Flags().StringSliceVar(&anchors, "anchors", nil, a.cat.T("flag.anchors"))
 	var year, to string
 	export := &cobra.Command{Use: "export --year YEAR --to DIR", Short: a.cat.T("cmd.auditexport"), RunE: func(*cobra.Command, []string) error {
-		y, err := fiscalYear(year)
+		if year == "" {
+			return a.needs("--year", "flag.year")
+		}
+		y, err := a.year(year)
 		if err != nil {
 			return err
 		}
@@ -59,11 +63,17 @@ func (a *app) auditCommand() *cobra.Command {
 		y := 0
 		if closing != "" {
 			var err error
-			if y, err = fiscalYear(closing); err != nil {
+			if y, err = a.year(closing); err != nil {
 				return err
 			}
 		}
-		return a.with("audit close", "", func(s *station) error { return s.closeYears(y, a.out) })
+		return a.with("audit close", "", func(s *station) error {
+			n, err := s.closed(y, a.out)
+			if err == nil && n == 0 {
+				fmt.Fprintln(a.out, a.cat.T("audit.nothing"))
+			}
+			return err
+		})
 	}}
 	closeYear.Flags().StringVar(&closing, "year", "", a.cat.T("flag.year"))
 	c.AddCommand(verify, export, closeYear)
@@ -74,26 +84,39 @@ func (a *app) auditCommand() *cobra.Command {
 func (a *app) verifyCopies(names []string, anchors []string) error {
 	var files []io.Reader
 	for _, name := range slices.Sorted(slices.Values(names)) {
+		switch strings.ToLower(filepath.Ext(name)) { // what an export writes for people, beside the copy
+		case ".csv", ".html":
+			fmt.Fprintln(a.out, a.cat.T("audit.table", name))
+			continue
+		}
 		f, err := os.Open(name)
 		if err != nil {
-			return err
+			return named(name, err)
 		}
 		defer f.Close()
 		files = append(files, f)
+	}
+	if len(files) == 0 {
+		return usageError{errors.New(a.cat.T("audit.nocopy"))}
 	}
 	return a.verifyAudit(state.ReadAudit(files...), anchors)
 }
 
 // closeYears closes what is over: one signed file for each fiscal year.
 func (s *station) closeYears(year int, out io.Writer) error {
+	_, err := s.closed(year, out)
+	return err
+}
+
+func (s *station) closed(year int, out io.Writer) (int, error) {
 	closed, err := state.CloseYears(s.db, year, s.now())
 	if errors.Is(err, state.ErrOpenYear) {
-		return feed.NewFault(err, "H-650", "year", fmt.Sprint(year))
+		return 0, feed.NewFault(err, "H-650", "year", i18n.FiscalYear(time.Date(year, time.April, 1, 0, 0, 0, 0, i18n.JST()), s.cat.Language()))
 	}
 	for _, c := range closed {
 		fmt.Fprintln(out, s.cat.T("audit.closed", c.Year, c.Year-2018, s.dir.YearFile(c.Side, c.Year), c.Last-c.First+1, c.Anchor, c.Fingerprint()))
 	}
-	return err
+	return len(closed), err
 }
 
 // verifyAudit walks the chain and holds it against anchors from paper: a
@@ -104,7 +127,7 @@ func (a *app) verifyAudit(log func(func(state.Record, error) bool), anchors []st
 		v = strings.TrimSpace(width.Narrow.String(v))
 		n, ok := state.AnchorNumber(v)
 		if !ok {
-			return feed.NewFault(fmt.Errorf("anchor %.60q: %w", v, feed.ErrConfig), "H-205", "name", v)
+			return usageError{errors.New(a.cat.T("usage.anchor", v))}
 		}
 		want[n] = v
 	}
@@ -133,6 +156,14 @@ func (a *app) verifyAudit(log func(func(state.Record, error) bool), anchors []st
 	return nil
 }
 
+func (a *app) year(s string) (int, error) {
+	y, err := fiscalYear(s)
+	if err != nil {
+		return 0, usageError{errors.New(a.cat.T("usage.year", s))}
+	}
+	return y, nil
+}
+
 // fiscalYear reads 令和8, R8 or 2026: the year that begins on 1 April.
 func fiscalYear(s string) (int, error) {
 	t := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSpace(width.Narrow.String(s)), "度"), "年")
@@ -148,7 +179,7 @@ func fiscalYear(s string) (int, error) {
 	}
 	n, err := strconv.Atoi(t)
 	if err != nil || n+era < 2019 || n+era > 9999 {
-		return 0, feed.NewFault(fmt.Errorf("year %.40q: %w", s, feed.ErrConfig), "H-205", "name", s)
+		return 0, fmt.Errorf("year %.40q: %w", s, feed.ErrConfig)
 	}
 	return n + era, nil
 }
@@ -158,6 +189,9 @@ func fiscalYear(s string) (int, error) {
 func (s *station) exportAudit(year int, to string) error {
 	records, err := s.yearRecords(year)
 	if err != nil {
+		return err
+	}
+	if err := durable.Mkdir(to); err != nil {
 		return err
 	}
 	base := filepath.Join(to, fmt.Sprintf("audit-%s-%d", s.side, year))

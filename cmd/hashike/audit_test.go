@@ -31,6 +31,20 @@ func TestAuditLogByCommand(t *testing.T) {
 	}
 	base := filepath.Join(to, "audit-inside-"+itoa(year))
 	w.ok("", "audit", "verify", base+".jsonl")
+	// The whole folder, as a shell names it: tables are no copies, nor tampered with.
+	all, err := filepath.Glob(filepath.Join(to, "*"))
+	if err != nil || len(all) != 4 {
+		t.Fatalf("%v %v", all, err)
+	}
+	w.ok("", append([]string{"audit", "verify"}, all...)...)
+	w.fails(exitConfig, "H-211", "audit", "verify", base+".csv")
+	w.fails(exitConfig, "H-208", "audit", "verify", base+".none")
+	w.fails(exitConfig, "H-211", "--data", w.path(inside), "audit", "export", "--to", to)
+	w.fails(exitConfig, "H-211", "--data", w.path(inside), "audit", "export", "--year", "平成31", "--to", to)
+	w.inside("audit", "export", "--year", itoa(year), "--to", filepath.Join(to, "new"))
+	if err := os.RemoveAll(filepath.Join(to, "new")); err != nil {
+		t.Fatal(err)
+	}
 	w.ok("", "audit", "verify", base+".jsonl", "--anchors", anchor)
 	b, err := os.ReadFile(base + ".csv")
 	if err != nil || !bytes.HasPrefix(b, []byte("\ufeff番号,")) {
@@ -64,7 +78,7 @@ func TestAuditLogByCommand(t *testing.T) {
 	cutTail(t, w.path(inside, "state.db"))
 	w.inside("audit", "verify")
 	w.fails(exitDamaged, "H-703", "--data", w.path(inside), "audit", "verify", "--anchors", anchor)
-	w.fails(exitConfig, "H-205", "--data", w.path(inside), "audit", "verify", "--anchors", "5-1234-5678-901234")
+	w.fails(exitConfig, "H-211", "--data", w.path(inside), "audit", "verify", "--anchors", "5-1234-5678-901234")
 }
 
 func itoa(n int) string {
@@ -85,7 +99,7 @@ func cutTail(t *testing.T, path string) {
 	err = b.Update(func(tx *bolt.Tx) error {
 		log := tx.Bucket([]byte("audit"))
 		k, _ := log.Cursor().Last()
-		for range 3 { // export wrote records of its own
+		for range 4 { // export wrote records of its own
 			if err := log.Delete(k); err != nil {
 				return err
 			}

@@ -78,6 +78,8 @@ func TestNeedListAndReceiptAsCodes(t *testing.T) {
 	}
 	slices.Sort(codes)
 	pack := []string{"--data", w.path(outside), "pack", "--to", w.path("repair"), "--clock-checked", "test", "--need", "-"}
+	w.fails(exitConfig, "H-208", append(pack[:len(pack)-1:len(pack)-1], w.path("need-none.txt"))...)
+	w.fails(exitConfig, "H-222", append(pack[:len(pack)-1:len(pack)-1], "ABCD-EFGH")...)
 	typed := func(c ...string) string { return strings.ToLower(strings.Join(c, "\r\n")) + "\r\n" }
 	if _, errs, code := w.run(typed(codes[1:]...), pack...); code != exitConfig || !strings.Contains(errs, "H-622") || !strings.Contains(errs, fmt.Sprintf("1/%d", len(codes))) {
 		t.Errorf("without the first code: exit %d\n%s", code, errs)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -33,8 +34,8 @@ func (a *app) decideCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if !slices.Contains(feed.Rings(), ring) {
-					return usageError{fmt.Errorf("--ring: %s", strings.Join(feed.Rings(), ", "))}
+				if err := a.ring(ring); err != nil {
+					return err
 				}
 				if len(args) == 1 {
 					d, err := s.decidable(c.Context(), f, ring)
@@ -43,11 +44,11 @@ func (a *app) decideCommand() *cobra.Command {
 					}
 					return s.printDecidable(d, asJSON, a.out)
 				}
-				if len(args) < 3 || strings.TrimSpace(w.Reason) == "" {
-					return usageError{fmt.Errorf("%s", a.cat.T("decide.usage"))}
+				if len(args) < 3 || strings.TrimSpace(w.Reason) == "" || !a.knows("action."+args[1]) {
+					return usageError{errors.New(a.cat.T("decide.usage"))}
 				}
 				if deadline != "" {
-					t, err := parseDay(deadline)
+					t, err := a.day("--deadline", deadline)
 					if err != nil {
 						return err
 					}

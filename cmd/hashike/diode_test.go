@@ -90,7 +90,8 @@ func TestDiodeCarriesABundle(t *testing.T) {
 	if err != nil || !strings.Contains(string(page), "失われたパケット") {
 		t.Errorf("receipt's page: %v", err)
 	}
-	w.fails(exitConfig, "H-602", "--data", w.path(outside), "diode", "send", "--need", "ABCD", "--to", at, "--rate", "1M")
+	w.fails(exitConfig, "H-208", "--data", w.path(outside), "diode", "send", "--need", w.path("none.txt"), "--to", at, "--rate", "1M")
+	w.fails(exitConfig, "H-222", "--data", w.path(outside), "diode", "send", "--need", "ABCD", "--to", at, "--rate", "1M")
 	w.fails(exitConfig, "H-229", "--data", w.path(outside), "diode", "send", w.path("media"), "--need", diode.Need{Session: [8]byte{1}}.String(), "--to", at, "--rate", "1M")
 }
 
@@ -194,7 +195,7 @@ func TestDiodeOutbox(t *testing.T) {
 	}
 	cancel()
 	<-done
-	if !strings.Contains(errs.String(), "H-602") {
+	if !strings.Contains(errs.String(), "H-222") {
 		t.Errorf("a mistyped list was not reported:\n%s", errs)
 	}
 }

@@ -74,10 +74,12 @@ func (s *station) readDiodeNeed(text string) (diode.Need, error) {
 			return diode.Need{}, err
 		}
 		text = string(b)
+	} else if err := noFile(text, err); err != nil {
+		return diode.Need{}, err
 	}
 	n, err := diode.ParseNeed(text)
 	if err != nil {
-		return n, feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrConfig), "H-602")
+		return n, feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrConfig), "H-222")
 	}
 	return n, nil
 }

@@ -64,7 +64,7 @@ func (a *app) importCommand() *cobra.Command {
 	c := &cobra.Command{Use: "import DIR…", Short: a.cat.T("cmd.import"), Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, dirs []string) error {
 			if o.telephone && o.by == "" {
-				return usageError{fmt.Errorf("--telephone: %s", a.cat.T("flag.telephone"))}
+				return a.needsWith("--telephone", "--approved-by", "flag.approvedby")
 			}
 			return a.with("import", inside, func(s *station) error {
 				if back && s.cfg.Zone == myNumber { // nothing ever leaves that network on a medium
@@ -152,12 +152,21 @@ func (s *station) printNeed(r mirror.ImportReport, out io.Writer) error {
 	}
 	n, err := packager.Lacking(s.db, s.store)
 	if err == nil && !n.Empty() {
-		fmt.Fprintln(out, s.cat.T("need.head", n.Number, n.Blobs))
+		fmt.Fprintln(out, s.needHead(n))
 		fmt.Fprintln(out, "  "+n.String())
 		fmt.Fprintln(out, s.cat.T("need.how"))
 		err = s.needPage(n, out)
 	}
 	return err
+}
+
+// needHead says what a need list is about: files, or everything of feeds whose
+// own list is lacking.
+func (s *station) needHead(n packager.Need) string {
+	if n.Blobs == 0 {
+		return s.cat.T("need.headfeeds", n.Number)
+	}
+	return s.cat.T("need.head", n.Number, n.Blobs)
 }
 
 // needCommand shows the need list again, and writes it to a file if asked.
@@ -173,7 +182,7 @@ func (a *app) needCommand() *cobra.Command {
 				fmt.Fprintln(a.out, a.cat.T("need.none"))
 				return nil
 			}
-			fmt.Fprintln(a.out, a.cat.T("need.head", n.Number, n.Blobs))
+			fmt.Fprintln(a.out, s.needHead(n))
 			fmt.Fprintln(a.out, "  "+n.String())
 			fmt.Fprintln(a.out, a.cat.T("need.how"))
 			if err := s.needPage(n, a.out); err != nil {
@@ -220,16 +229,20 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 			fmt.Fprintln(out, "    "+s.cat.T("import.more", f.Missing-maxShown))
 		}
 		if f.Config != "" {
-			fmt.Fprintln(out, s.cat.T("import.paste", s.cfg.Path))
+			fmt.Fprintln(out, s.cat.T("import.copy", f.Feed, s.cfg.Path))
 			fmt.Fprintln(out, f.Config)
 		}
 	}
 	if r.Blocks > 0 {
 		fmt.Fprintln(out, s.cat.T("import.repaired", r.Blocks))
 	}
+	worn := "import.worn"
+	if slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) {
+		worn = "import.damaged"
+	}
 	for _, d := range r.Damaged {
 		if d.Repaired {
-			fmt.Fprintln(out, "  "+s.cat.T("import.worn", d.Volume, d.File))
+			fmt.Fprintln(out, "  "+s.cat.T(worn, d.Volume, d.File))
 		}
 	}
 	for _, dir := range r.Other {

@@ -179,7 +179,7 @@ func (a *app) rootKeysFrom(files []string) ([]packager.RootKey, error) {
 			b, err = os.ReadFile(f)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", err, feed.ErrConfig)
+			return nil, named(f, fmt.Errorf("%w: %w", err, feed.ErrConfig))
 		}
 		k, err := packager.ParseRootKey(string(b))
 		if err != nil {
@@ -238,7 +238,7 @@ func (a *app) keysRotate() *cobra.Command {
 					return usageError{errors.New(a.cat.T("keys.rotate.usage"))}
 				}
 				var err error
-				if ch.Approvers, err = readApprovers(approvers); err != nil {
+				if ch.Approvers, err = a.readApprovers(approvers); err != nil {
 					return err
 				}
 				return s.rotate(ch, files, to)
@@ -255,16 +255,16 @@ func (a *app) keysRotate() *cobra.Command {
 }
 
 // readApprovers reads NAME=FILE pairs.
-func readApprovers(pairs []string) ([]packager.Approver, error) {
+func (a *app) readApprovers(pairs []string) ([]packager.Approver, error) {
 	var out []packager.Approver
 	for _, p := range pairs {
 		name, file, ok := strings.Cut(p, "=")
 		if !ok {
-			return nil, usageError{fmt.Errorf("--approver %q is not NAME=FILE", p)}
+			return nil, usageError{fmt.Errorf("--approver %s: %s", p, a.cat.T("flag.approverkey"))}
 		}
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", err, feed.ErrConfig)
+			return nil, named(file, fmt.Errorf("%w: %w", err, feed.ErrConfig))
 		}
 		out = append(out, packager.Approver{Name: strings.TrimSpace(name), Public: b})
 	}

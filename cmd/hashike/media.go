@@ -58,7 +58,7 @@ func (a *app) mediaCommand() *cobra.Command {
 	disposed.Flags().StringVar(&witness, "witness", "", a.cat.T("flag.witness"))
 	lost := &cobra.Command{Use: "lost NUMBER --reason REASON", Short: a.cat.T("cmd.medialost"), Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
 		if strings.TrimSpace(reason) == "" {
-			return usageError{fmt.Errorf("--reason: %s", a.cat.T("flag.reason"))}
+			return a.needs("--reason", "flag.reason")
 		}
 		return a.with("media lost", outside, func(s *station) error { return s.loseMedium(mediumTyped(args[0]), reason, a.out) })
 	}}

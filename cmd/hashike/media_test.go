@@ -27,7 +27,7 @@ func TestTheMediaLedger(t *testing.T) {
 	w.fails(exitConfig, "H-647", append(out, "media", "add", "yamada-usb")...)
 	w.outside("media", "add", "Ｕ-１", "--product", "USB 32GB", "--encrypted")
 	w.outside("media", "add", "U-2")
-	w.fails(exitConfig, "H-648", append(out, "media", "add", "U-1")...)
+	w.fails(exitConfig, "H-666", append(out, "media", "add", "U-1")...)
 	pack := func(dir string, args ...string) []string {
 		return append(append(out, "pack", "--to", w.path(dir), "--clock-checked", "test data of 2021"), args...)
 	}
@@ -130,7 +130,7 @@ func TestForeignFilesAreNeverWiped(t *testing.T) {
 	}
 	for _, dir := range []string{foreign, mine, w.path("media")} {
 		before := tree(t, dir)
-		if _, errs, code := w.run("", "--data", w.path(outside), "pack", "--to", dir, "--clock-checked", "test data of 2021"); code != exitConfig {
+		if _, errs, code := w.run("", "--data", w.path(outside), "pack", "--to", dir, "--clock-checked", "test data of 2021"); code != exitMachine || !strings.Contains(errs, "H-806") {
 			t.Errorf("%s: exit %d\n%s", dir, code, errs)
 		}
 		if tree(t, dir) != before {

@@ -96,11 +96,11 @@ func TestExceptionsAreBounded(t *testing.T) {
 	dir, _ := signedTree(t, map[string]string{"tool.exe": "one"})
 	w := newWorld(t, treeBlock(dir))
 	ex := []string{"--data", w.path(outside), "order", "exception", "--feed", "tools", "--strength", "listed", "--reason", "試験"}
-	w.fails(exitConfig, "H-212", ex...)
-	w.fails(exitConfig, "H-212", append(ex, "--approver", who(), "--until", "2027-01-31")...)
-	w.fails(exitConfig, "H-212", append(ex, "--approver", "課長", "--until", "2099-01-31")...)
+	w.fails(exitConfig, "H-211", ex...)
+	w.fails(exitConfig, "H-211", append(ex, "--approver", who(), "--until", "2027-01-31")...)
+	w.fails(exitConfig, "H-211", append(ex, "--approver", "課長", "--until", "2099-01-31")...)
 	w.ok("", append(ex, "--approver", "課長", "--until", feed.FiscalYearEnd(w.now()).AddDate(0, 0, -1).Format("2006-01-02"))...)
-	if out := w.outside("status"); !strings.Contains(out, "exception") {
+	if out := w.outside("status"); !strings.Contains(out, "例外措置") {
 		t.Errorf("the exception does not show:\n%s", out)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashike/hashike/fetcher"
 	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/i18n"
 	"github.com/hashike/hashike/internal/people"
 	"github.com/hashike/hashike/internal/state"
 	"github.com/hashike/hashike/packager"
@@ -73,6 +74,10 @@ func (a *app) fetchCommand() *cobra.Command {
 // fetch runs the feeds once and prints a line for each. now forgets how long a
 // vendor that refused us is to be left alone; waits it asked for itself stay.
 func (s *station) fetch(ctx context.Context, setups []feed.Setup, now bool, out io.Writer) error {
+	if len(setups) == 0 {
+		fmt.Fprintln(out, s.cat.T("fetch.nofeeds", s.cfg.Path))
+		return nil
+	}
 	bar := s.progress()
 	f, err := s.fetcher(bar.fetch)
 	if err != nil {
@@ -178,11 +183,11 @@ func (a *app) orderCommand() *cobra.Command {
 				o.Schema, o.Kind, o.Operator, o.Issued = 1, feed.OrderKind(args[0]), s.who(), s.now()
 				if strength != "" {
 					if err := o.Strength.UnmarshalText([]byte(strength)); err != nil {
-						return err
+						return usageError{errors.New(a.cat.T("usage.strength", strength))}
 					}
 				}
 				if until != "" {
-					t, err := parseDay(until)
+					t, err := a.day("--until", until)
 					if err != nil {
 						return err
 					}
@@ -193,23 +198,23 @@ func (a *app) orderCommand() *cobra.Command {
 				}
 				var after time.Time
 				if signedAfter != "" {
-					t, err := time.ParseInLocation("2006-01-02", signedAfter, feed.JST())
+					t, err := a.day("--after", signedAfter)
 					if err != nil {
-						return fmt.Errorf("--after: %w: %w", err, feed.ErrConfig)
+						return err
 					}
-					after = t.UTC()
+					after = t.AddDate(0, 0, -1).UTC() // its beginning
 				}
 				if anchorFile != "" {
 					b, err := os.ReadFile(anchorFile)
 					if err != nil {
-						return err
+						return named(anchorFile, err)
 					}
 					o.Anchor = &feed.NewAnchor{Name: filepath.Base(anchorFile), Use: use, Data: b, Source: filepath.Base(anchorFile)}
 				}
 				if floor != "" {
 					t, err := time.Parse(time.RFC3339, floor)
 					if err != nil {
-						return fmt.Errorf("--time: %w: %w", err, feed.ErrConfig)
+						return usageError{errors.New(a.cat.T("usage.time", floor))}
 					}
 					o.Time = t
 				}
@@ -218,6 +223,9 @@ func (a *app) orderCommand() *cobra.Command {
 						return usageError{errors.New(a.cat.T("order.issuer"))}
 					}
 					o.Distrust.Issuer, o.Distrust.After = issuer, after
+				}
+				if err := s.complete(o); err != nil {
+					return err
 				}
 				return s.issue(o, rootKeys)
 			})
@@ -239,6 +247,37 @@ func (a *app) orderCommand() *cobra.Command {
 	f.Uint64Var(&o.Serial, "serial", 0, a.cat.T("flag.serial"))
 	f.StringSliceVar(&rootKeys, "root-key", nil, a.cat.T("flag.rootkey"))
 	return c
+}
+
+// complete says in the reader's words what an order still lacks; feed.Order.Check
+// has the last word.
+func (s *station) complete(o feed.Order) error {
+	exception := o.Kind == feed.OrderException
+	switch {
+	case !s.knows("order.kind."+string(o.Kind)) || o.Kind == feed.OrderVoid || o.Kind == feed.OrderDecide || o.Kind == feed.OrderRules:
+		return usageError{errors.New(s.cat.T("order.kinds", string(o.Kind)))}
+	case strings.TrimSpace(o.Reason) == "":
+		return s.needs("--reason", "flag.reason")
+	case exception && o.Detection != "" && o.Digest == "":
+		return s.needsWith("--detection", "--digest", "flag.order.digest")
+	case exception && o.Digest == "" && o.Feed == "", (o.Kind == feed.OrderRollback || o.Kind == feed.OrderPullBack) && o.Feed == "":
+		return s.needs("--feed", "flag.order.feed")
+	case exception && strings.TrimSpace(o.Approver) == "":
+		return s.needs("--approver", "flag.approver")
+	case exception && o.Approver == o.Operator:
+		return usageError{errors.New(s.cat.T("order.self", o.Approver))}
+	case exception && o.Until.IsZero():
+		return s.needs("--until", "flag.until")
+	case exception && o.Until.After(feed.FiscalYearEnd(o.Issued)):
+		return usageError{errors.New(s.cat.T("order.until", i18n.Day(feed.FiscalYearEnd(o.Issued).Add(-time.Second), s.cat.Language())))}
+	case o.Kind == feed.OrderTrust && o.Anchor == nil:
+		return s.needs("--anchor", "flag.anchor")
+	case o.Kind == feed.OrderDistrust && o.Distrust.KeyID == "" && o.Distrust.Digest == "":
+		return s.needs("--key", "flag.key")
+	case o.Kind == feed.OrderFloor && o.Time.IsZero():
+		return s.needs("--time", "flag.time")
+	}
+	return nil
 }
 
 // issue numbers an order, signs and keeps it; it travels from the next bundle
@@ -273,7 +312,7 @@ func (s *station) issue(o feed.Order, files []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(s.out, s.cat.T("order.issued", o.Number, string(o.Kind)))
+	fmt.Fprintln(s.out, s.cat.T("order.issued", o.Number, s.orderKind(o.Kind)))
 	if waits {
 		fmt.Fprintln(s.out, s.cat.T("order.waits", o.Number))
 	}

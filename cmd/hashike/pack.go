@@ -30,7 +30,7 @@ func (a *app) packCommand() *cobra.Command {
 			o.to = []string{o.drop}
 		}
 		if len(o.to) == 0 {
-			return usageError{fmt.Errorf("--to: %s", a.cat.T("flag.to"))}
+			return a.needs("--to", "flag.to")
 		}
 		return a.with("pack", outside, func(s *station) error { return s.pack(c.Context(), o, a.out) })
 	}}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -31,7 +33,7 @@ func (s *station) choose(p *packager.PackOptions, o *packOptions) (err error) {
 		p.Need = &n
 	}
 	if o.urgent && len(o.feeds) == 0 {
-		return usageError{fmt.Errorf("--urgent: %s", s.cat.T("flag.packfeed"))}
+		return s.needsWith("--urgent", "--feed", "flag.packfeed")
 	}
 	if p.Urgent, p.Only = o.urgent, o.feeds; len(o.feeds) > 0 && p.Need == nil {
 		p.Feeds, err = s.asPacked(p.Feeds, o.feeds)
@@ -84,8 +86,19 @@ func (s *station) readNeed(text string) (packager.Need, error) {
 			return packager.Need{}, err
 		}
 		text = string(b)
+	} else if err := noFile(text, err); err != nil {
+		return packager.Need{}, err
 	}
 	return packager.ParseNeed(text)
+}
+
+// noFile says that a list named as a file is not there: a typed list has
+// letters, digits and dashes alone, a path has more.
+func noFile(text string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) && (strings.ContainsAny(text, `/\`) || strings.HasSuffix(text, ".txt")) {
+		return named(text, err)
+	}
+	return nil
 }
 
 // base is what the next bundle is computed from: the bundle named, else the

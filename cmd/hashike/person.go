@@ -193,7 +193,7 @@ func parseRoles(a *app, typed []string) ([]people.Role, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, usageError{fmt.Errorf("--role: %s", a.cat.T("flag.role"))}
+		return nil, a.needs("--role", "flag.role")
 	}
 	return out, nil
 }

@@ -18,13 +18,19 @@ import (
 
 // advance publishes what is due by the rings' waits.
 func (s *station) advance(ctx context.Context, out io.Writer) error {
+	_, err := s.due(ctx, out)
+	return err
+}
+
+// due is advance, and how much there was to do.
+func (s *station) due(ctx context.Context, out io.Writer) (int, error) {
 	p, err := s.publisher()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	gens, err := p.Advance(ctx, s.now())
 	s.printGenerations(gens, out)
-	return err
+	return len(gens), err
 }
 
 func (s *station) printGenerations(gens []mirror.Generation, out io.Writer) {
@@ -44,14 +50,24 @@ func (a *app) publishCommand() *cobra.Command {
 	c := &cobra.Command{Use: "publish [FEED…]", Short: a.cat.T("cmd.publish"), Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, names []string) error {
 			return a.with("publish", inside, func(s *station) error {
+				if ring != "" {
+					if err := a.ring(ring); err != nil {
+						return err
+					}
+				}
+				var n int
+				var err error
 				if len(names) == 0 && !o.Now && o.Late == "" {
-					return s.advance(c.Context(), a.out)
+					n, err = s.due(c.Context(), a.out)
+				} else if setups, cerr := s.chosen(names); cerr != nil {
+					return cerr
+				} else {
+					n, err = s.publish(c.Context(), setups, ring, o, a.out)
 				}
-				setups, err := s.chosen(names)
-				if err != nil {
-					return err
+				if err == nil && n == 0 {
+					fmt.Fprintln(a.out, a.cat.T("publish.nothing"))
 				}
-				return s.publish(c.Context(), setups, ring, o, a.out)
+				return err
 			})
 		}}
 	c.Flags().BoolVar(&o.Now, "now", false, a.cat.T("flag.now"))
@@ -62,22 +78,23 @@ func (a *app) publishCommand() *cobra.Command {
 	return c
 }
 
-func (s *station) publish(ctx context.Context, setups []feed.Setup, ring string, o mirror.PublishOptions, out io.Writer) error {
+func (s *station) publish(ctx context.Context, setups []feed.Setup, ring string, o mirror.PublishOptions, out io.Writer) (done int, err error) {
 	p, err := s.publisher()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	o.By = s.who()
 	var errs []error
 	for _, f := range setups {
 		gens, err := p.Publish(ctx, f.Name, ring, o)
 		s.printGenerations(gens, out)
+		done += len(gens)
 		errs = append(errs, err)
 	}
 	if o.Late != "" && errors.Join(errs...) == nil {
 		errs = append(errs, s.release(setups, o.Late))
 	}
-	return errors.Join(errs...)
+	return done, errors.Join(errs...)
 }
 
 // release ends the hold of the bundles that brought these feeds late.

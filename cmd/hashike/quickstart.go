@@ -130,7 +130,7 @@ func (q *quick) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := in.publish(ctx, setups, "", mirror.PublishOptions{Now: true, Reason: "quickstart"}, q.out); err != nil {
+	if _, err := in.publish(ctx, setups, "", mirror.PublishOptions{Now: true, Reason: "quickstart"}, q.out); err != nil {
 		return err
 	}
 	q.took()

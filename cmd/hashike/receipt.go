@@ -45,7 +45,7 @@ func (a *app) receiptCommand() *cobra.Command {
 	var from string
 	enter := &cobra.Command{Use: "enter CODE", Short: a.cat.T("cmd.receiptenter"), Args: cobra.ArbitraryArgs, RunE: func(_ *cobra.Command, typed []string) error {
 		if (from == "") == (len(typed) == 0) {
-			return usageError{fmt.Errorf("receipt enter CODE, receipt enter --from DIR: %s", a.cat.T("cmd.receiptenter"))}
+			return usageError{errors.New(a.cat.T("usage.args", "hashike receipt enter CODE, hashike receipt enter --from DIR"))}
 		}
 		return a.with("receipt enter", outside, func(s *station) error {
 			if from != "" {

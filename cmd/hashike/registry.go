@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/packager/registry"
 )
 
@@ -25,6 +27,9 @@ func (a *app) pullCommand() *cobra.Command {
 
 func (a *app) viaRegistry(ctx context.Context, done, ref string, carry func(context.Context) (registry.Report, error)) error {
 	r, err := carry(ctx)
+	if errors.Is(err, feed.ErrTransient) || errors.Is(err, feed.ErrConfig) {
+		return feed.NewFault(err, "H-306", "ref", ref, "detail", err.Error())
+	}
 	if err != nil {
 		return err
 	}

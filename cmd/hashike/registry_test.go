@@ -24,9 +24,9 @@ func TestPushAndPullByCommand(t *testing.T) {
 	if now := s.stand(); !strings.Contains(now, "tools") {
 		t.Error(now)
 	}
-	s.w.fails(exitConfig, "H-212", "pull", ref+"-none", s.w.path("none"))
-	s.w.fails(exitConfig, "H-212", "push", s.next, "no such/Name")
+	s.w.fails(exitConfig, "H-306", "pull", ref+"-none", s.w.path("none"))
+	s.w.fails(exitConfig, "H-306", "push", s.next, "no such/Name")
 	srv.Close()
-	s.w.fails(exitTransient, "H-301", "pull", ref, s.w.path("gone"))
+	s.w.fails(exitTransient, "H-306", "pull", ref, s.w.path("gone"))
 	s.w.fails(exitDamaged, "H-70", "push", t.TempDir(), ref)
 }

@@ -42,7 +42,7 @@ func (s *station) scanner() (scan.Scanner, error) {
 		return scan.Defender(filepath.Join(os.Getenv("ProgramFiles"), "Windows Defender", "MpCmdRun.exe")), nil
 	case c.Name == "defender":
 		err := fmt.Errorf("scan = \"defender\" is for Windows: %w", feed.ErrConfig)
-		return nil, feed.NewFault(err, "H-202", "file", s.cfg.Path, "detail", "scan")
+		return nil, feed.NewFault(err, "H-202", "file", s.cfg.Path, "detail", err.Error())
 	}
 	return &scan.Command{Args: c.Args}, nil
 }
@@ -282,7 +282,7 @@ func (a *app) scanCommand() *cobra.Command {
 		return a.with("scan", "", func(s *station) error {
 			sc, err := s.scanner()
 			if err == nil && sc == nil {
-				err = feed.NewFault(fmt.Errorf("no scanner is configured: %w", feed.ErrConfig), "H-202", "file", s.cfg.Path, "detail", "scan")
+				err = feed.NewFault(fmt.Errorf("no scanner is configured: %w", feed.ErrConfig), "H-218", "file", s.cfg.Path)
 			}
 			if err != nil {
 				return err

@@ -146,7 +146,7 @@ func TestDetectionStopsBothSides(t *testing.T) {
 	digest := string(feed.DigestOf(scan.TestFile()))
 	order := []string{"--data", w.path(outside), "order", "exception", "--detection", "Test.Eicar.UNOFFICIAL", "--reason", "誤検出", "--approver", "課長",
 		"--until", feed.FiscalYearEnd(w.now()).AddDate(0, 0, -1).Format("2006-01-02")}
-	w.fails(exitConfig, "H-212", append(order, "--feed", "tools")...) // not for a whole feed
+	w.fails(exitConfig, "H-211", append(order, "--feed", "tools")...) // not for a whole feed
 	w.ok("", append(order, "--digest", digest)...)
 	w.ok("", pack...)
 	text := w.sheetText(1)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -254,15 +253,6 @@ func (a *app) secret() (string, error) {
 		return string(b), err
 	}
 	return a.line()
-}
-
-// parseDay reads a date of a person: 2027-03-31, its end in JST.
-func parseDay(s string) (time.Time, error) {
-	t, err := time.ParseInLocation("2006-01-02", s, feed.JST())
-	if err != nil {
-		return t, fmt.Errorf("%w: %w", err, feed.ErrConfig)
-	}
-	return t.AddDate(0, 0, 1), nil
 }
 
 // goSum turns go.sum's "h1:<base64>" into hex.

@@ -63,8 +63,11 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 		if !f.Released.IsZero() {
 			age = s.cat.T("status.days", int(time.Duration(f.Age).Hours()/24))
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s %s\t%s\t%s\n", f.Feed, f.Serial, f.Version, s.cat.T("level."+string(f.Level)), age,
-			s.cat.T("strength."+f.Weakest.String()), i18n.Date(f.Accepted, lang))
+		strength := s.cat.T("unknown")
+		if f.Serial > 0 {
+			strength = s.cat.T("strength." + f.Weakest.String())
+		}
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s %s\t%s\t%s\n", f.Feed, f.Serial, f.Version, s.cat.T("level."+string(f.Level)), age, strength, i18n.Date(f.Accepted, lang))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -98,7 +101,7 @@ func (s *station) printStatus(o mirror.Overview, out io.Writer) error {
 		if !od.InForce(s.now()) {
 			continue
 		}
-		fmt.Fprintln(out, "  "+s.cat.T("status.order", od.Number, string(od.Kind), od.Feed, od.Reason))
+		fmt.Fprintln(out, "  "+s.orderLine("status.order", od))
 	}
 	return nil
 }
@@ -228,7 +231,7 @@ func (a *app) clientCommand() *cobra.Command {
 func baseURL(base string, f feed.Setup) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimSuffix(base, "/") + f.Mount)
 	if err != nil || u.Host == "" {
-		return nil, feed.NewFault(fmt.Errorf("base %q: %w", base, feed.ErrConfig), "H-202", "file", "hashike.toml", "detail", "base = "+base)
+		return nil, feed.NewFault(fmt.Errorf("base %q: %w", base, feed.ErrConfig), "H-217", "base", base)
 	}
 	return u, nil
 }

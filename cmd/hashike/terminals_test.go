@@ -178,7 +178,7 @@ func TestDecisions(t *testing.T) {
 	}
 	w.fails(exitConfig, "", "--data", w.path(inside), "decide", "windows", "decline", update81) // without a reason
 	w.fails(exitConfig, "H-205", "--data", w.path(inside), "decide", "windows", "decline", "KB1", "--reason", "x")
-	w.fails(exitConfig, "H-212", "--data", w.path(inside), "decide", "windows", "explode", update81, "--reason", "x")
+	w.fails(exitConfig, "H-211", "--data", w.path(inside), "decide", "windows", "explode", update81, "--reason", "x")
 	stop := w.start()
 	if got := w.needed("Madoguchi"); got != both {
 		t.Fatalf("%q", got)
@@ -201,7 +201,7 @@ func TestDecisions(t *testing.T) {
 		t.Errorf("the outside lists\n%s", list)
 	}
 	w.fails(exitConfig, "H-205", "--data", w.path(outside), "decide", "windows", "decline", "KB1", "--reason", "x")
-	if out := w.outside("decide", "windows", "decline", "kb2999226", "--reason", "提供元の不具合", "--approver", "課長"); strings.Count(out, "decide") != 2 {
+	if out := w.outside("decide", "windows", "decline", "kb2999226", "--reason", "提供元の不具合", "--approver", "課長"); strings.Count(out, "更新の承認・拒否") != 2 {
 		t.Errorf("of both updates of that number:\n%s", out)
 	}
 	ents, err := filepath.Glob(w.path(outside, ".tmp-*"))
@@ -314,7 +314,7 @@ func TestRulesTravel(t *testing.T) {
 			t.Errorf("no %q in the inside's audit log:\n%s", want, log)
 		}
 	}
-	if out := w.outside("status"); !strings.Contains(out, "rules") {
+	if out := w.outside("status"); !strings.Contains(out, "承認の規則 windows") {
 		t.Errorf("the order does not show outside:\n%s", out)
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -86,7 +85,7 @@ func (s *station) acceptTerms(setup feed.Setup, copyOf string, yes bool) error {
 	if copyOf != "" {
 		f, err := os.Open(copyOf)
 		if err != nil {
-			return fmt.Errorf("--text: %w: %w", err, feed.ErrConfig)
+			return named(copyOf, fmt.Errorf("--text: %w: %w", err, feed.ErrConfig))
 		}
 		defer f.Close()
 		b, err := io.ReadAll(io.LimitReader(f, maxTerms+1))
@@ -100,7 +99,7 @@ func (s *station) acceptTerms(setup feed.Setup, copyOf string, yes bool) error {
 	}
 	if !yes {
 		if !s.typing {
-			return usageError{errors.New(s.cat.T("flag.termsyes") + ": --yes")}
+			return s.needs("--yes", "flag.termsyes")
 		}
 		word, err := s.prompt(s.cat.T("terms.ask"))
 		if err != nil {

@@ -2,12 +2,19 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/text/width"
 
+	"github.com/hashike/hashike/internal/feed"
 	"github.com/hashike/hashike/internal/i18n"
 )
 
@@ -30,6 +37,7 @@ func (a *app) dress(root *cobra.Command) {
 		return nil
 	}
 	for _, c := range commands(root) {
+		numbers(c)
 		c.Flags().BoolP("help", "h", false, a.cat.T("flag.help"))
 		switch {
 		case c.Name() == "help" && c.Parent() == root:
@@ -102,6 +110,64 @@ func (a *app) counted(c *cobra.Command) {
 	}
 }
 
+// needs is the mistake of leaving a flag out that a command cannot do without.
+func (a *app) needs(flag, meaning string) error {
+	return usageError{errors.New(a.cat.T("usage.needs", flag, a.cat.T(meaning)))}
+}
+
+// needsWith is the mistake of giving one flag without another.
+func (a *app) needsWith(flag, other, meaning string) error {
+	return usageError{errors.New(a.cat.T("usage.with", flag, other, a.cat.T(meaning)))}
+}
+
+// ring checks the name of a ring.
+func (a *app) ring(name string) error {
+	if slices.Contains(feed.Rings(), name) {
+		return nil
+	}
+	return usageError{errors.New(a.cat.T("usage.ring", name, strings.Join(feed.Rings(), a.cat.T("list.comma"))))}
+}
+
+// number reads a number as typed: full width too.
+func (a *app) number(text string) (uint64, error) {
+	n, err := strconv.ParseUint(strings.TrimSpace(width.Narrow.String(text)), 10, 32)
+	if err != nil {
+		return 0, usageError{errors.New(a.cat.T("usage.number", text))}
+	}
+	return n, nil
+}
+
+// day reads a date of a person, 2027-03-31 or 令和9年3月31日: its end in JST.
+func (a *app) day(flag, text string) (time.Time, error) {
+	t, err := i18n.ParseDay(text)
+	if err != nil {
+		return t, usageError{errors.New(a.cat.T("usage.day", flag, text))}
+	}
+	return t.AddDate(0, 0, 1), nil
+}
+
+// narrowed is a flag that is a number: full-width digits are digits.
+type narrowed struct{ pflag.Value }
+
+func (v narrowed) Set(s string) error { return v.Value.Set(width.Narrow.String(s)) }
+
+// numbers lets every flag that is a number take full-width digits.
+func numbers(c *cobra.Command) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if slices.Contains([]string{"int", "uint64", "intSlice"}, f.Value.Type()) {
+			f.Value = narrowed{f.Value}
+		}
+	})
+}
+
+// named says that a file somebody named is not there (H-208).
+func named(file string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return feed.NewFault(fmt.Errorf("%w: %w", err, feed.ErrConfig), "H-208", "file", file, "detail", err.Error())
+}
+
 // inJST writes a log line's time as every screen does.
 func inJST(groups []string, at slog.Attr) slog.Attr {
 	if t := at.Value; at.Key == slog.TimeKey && len(groups) == 0 && t.Kind() == slog.KindTime {
@@ -109,3 +175,6 @@ func inJST(groups []string, at slog.Attr) slog.Attr {
 	}
 	return at
 }
+
+// knows reports whether there is a text of this key.
+func (a *app) knows(key string) bool { return a.cat.T(key) != key }

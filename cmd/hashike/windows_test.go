@@ -144,18 +144,6 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// waitFor polls what a running server does by itself.
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for range 600 {
-		if ok() {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	t.Fatalf("%s did not happen", what)
-}
-
 func serves(base, path string, want []byte) func() bool {
 	return func() bool {
 		res, err := http.Get(base + path)

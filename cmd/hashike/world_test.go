@@ -261,3 +261,15 @@ func forgeFetch(t testing.TB, data string) {
 		}
 	}
 }
+
+// waitFor polls what a running server does by itself.
+func waitFor(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for range 600 {
+		if ok() {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("%s did not happen", what)
+}

@@ -404,5 +404,5 @@ func (f *File) Feed(name string) (feed.Setup, error) {
 			return s, nil
 		}
 	}
-	return feed.Setup{}, feed.NewFault(fmt.Errorf("feed %q: %w", name, fs.ErrNotExist), "H-205", "name", name)
+	return feed.Setup{}, feed.NewFault(fmt.Errorf("feed %q: %w: %w", name, fs.ErrNotExist, feed.ErrConfig), "H-205", "name", name)
 }
