@@ -47,9 +47,13 @@ func (f *Fetcher) Run(ctx context.Context, s feed.Setup) (Result, error) {
 // locked is one run under the feed's lock.
 func (f *Fetcher) locked(ctx context.Context, s feed.Setup, res *Result) error {
 	var old state.FeedState
+	var orders []feed.Order
 	err := f.DB.View(func(tx state.Tx) error {
 		var err error
 		if old, err = tx.Feed(s.Name); err != nil {
+			return err
+		}
+		if orders, err = tx.Orders(); err != nil {
 			return err
 		}
 		return f.up.hosts.load(tx)
@@ -58,7 +62,10 @@ func (f *Fetcher) locked(ctx context.Context, s feed.Setup, res *Result) error {
 		return err
 	}
 	res.Serial, res.ID = old.Serial, old.ID
-	if err := f.accepted(s); err != nil {
+	if err = s.KnowsAnchors(orders, f.Clock()); err == nil {
+		err = f.accepted(s)
+	}
+	if err != nil {
 		return errors.Join(err, f.problem(s.Name, err))
 	}
 	if err := f.dropUnaccepted(s.Name, old); err != nil {
@@ -72,6 +79,7 @@ func (f *Fetcher) locked(ctx context.Context, s feed.Setup, res *Result) error {
 	if err == nil {
 		err = f.judge(ctx, s, old, snap, res)
 	}
+	err = feed.About(s.Name, err)
 	if err != nil && ctx.Err() == nil {
 		return errors.Join(err, f.problem(s.Name, err))
 	}

@@ -271,7 +271,7 @@ func (o *ImportOptions) feed(ctx context.Context, b *packager.Bundle, l packager
 		}
 		return res
 	}
-	verdict, err := o.prove(ctx, set, snap, l, prev)
+	verdict, err := o.prove(ctx, set, snap, l, prev, in.Number)
 	if ctx.Err() != nil {
 		res.err = ctx.Err()
 		return res
@@ -323,15 +323,15 @@ func configBlock(l packager.FeedLine) string {
 }
 
 // prove runs our own order first, then the vendor's verification.
-func (o *ImportOptions) prove(ctx context.Context, set feed.Setup, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState) (Verdict, error) {
+func (o *ImportOptions) prove(ctx context.Context, set feed.Setup, snap *cas.Snapshot, l packager.FeedLine, prev state.FeedState, bundle uint64) (Verdict, error) {
 	h := snap.Header()
 	switch {
 	case snap.ID() != l.Snapshot || h.Feed != l.Feed || h.Kind != l.Kind:
-		return Verdict{}, feed.NewFault(fmt.Errorf("the stored snapshot is another one: %w", feed.ErrUntrusted), "H-506", "feed", l.Feed)
+		return Verdict{}, feed.NewFault(fmt.Errorf("the stored snapshot is another one: %w", feed.ErrUntrusted), "H-506", "feed", l.Feed, "number", strconv.FormatUint(bundle, 10))
 	case set.Kind.Name != l.Kind:
 		return Verdict{}, feed.NewFault(fmt.Errorf("kind %s here, %s in the bundle: %w", set.Kind.Name, l.Kind, feed.ErrConfig), "H-202", "feed", l.Feed)
 	case l.Serial == prev.Serial && prev.ID != l.Snapshot:
-		return Verdict{}, feed.NewFault(fmt.Errorf("two snapshots with serial %d: %w", l.Serial, feed.ErrUntrusted), "H-506", "feed", l.Feed)
+		return Verdict{}, feed.NewFault(fmt.Errorf("two snapshots with serial %d: %w", l.Serial, feed.ErrUntrusted), "H-506", "feed", l.Feed, "number", strconv.FormatUint(bundle, 10))
 	case l.Serial < prev.Serial:
 		ok, err := o.mayGoBack(l)
 		if err != nil {
@@ -363,7 +363,7 @@ func (o *ImportOptions) mayGoBack(l packager.FeedLine) (bool, error) {
 func (o *ImportOptions) coded(l packager.FeedLine, err error) error {
 	var f *feed.Fault
 	if err == nil || errors.As(err, &f) {
-		return err
+		return feed.About(l.Feed, err)
 	}
 	code := "H-702"
 	switch {

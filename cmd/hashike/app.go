@@ -325,13 +325,7 @@ func (a *app) report(err error) int {
 	}
 	a.contacts()
 	for _, f := range found {
-		args := map[string]string{"detail": f.Err.Error(), "help": a.command + " --help", "file": ""}
-		if f.Code == "H-202" {
-			args["file"] = state.Dir(a.data).Config()
-		}
-		for k, v := range f.Args {
-			args[k] = v
-		}
+		args := a.filled(f)
 		if f.Code == "H-801" {
 			if args["need"] == "0" || args["need"] == "" {
 				args["need"] = a.cat.T("more.space")
@@ -343,6 +337,23 @@ func (a *app) report(err error) int {
 		fmt.Fprintln(a.err, a.cat.Render(f.Code, a.shown(args)))
 	}
 	return exit
+}
+
+// filled is what a message's sentences name: what the fault brings, and what
+// only the command knows.
+func (a *app) filled(f *feed.Fault) map[string]string {
+	args := map[string]string{"detail": f.Err.Error(), "help": a.command + " --help", "command": a.command, "file": ""}
+	if f.Code == "H-202" || f.Code == "H-219" {
+		args["file"] = state.Dir(a.data).Config()
+	}
+	for k, v := range f.Args {
+		args[k] = v
+	}
+	if f.Code == "H-201" && args["other"] == "" { // of a package that has no words
+		args["other"] = a.cat.T("side." + map[string]string{inside: outside, outside: inside}[args["side"]])
+		args["side"] = a.cat.T("side." + args["side"])
+	}
+	return args
 }
 
 // contacts looks up whom to call, where nothing has read the configuration:

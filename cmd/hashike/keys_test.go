@@ -99,8 +99,8 @@ func TestKeysByCommand(t *testing.T) {
 	for _, command := range []string{"keys", "keys book", "setup-medium"} {
 		w.fails(exitConfig, "H-216", append(data, strings.Fields(command)...)...)
 	}
-	if out := w.outside("check"); !strings.Contains(out, "keys init") || strings.Contains(out, "ほかの守りなし") {
-		t.Errorf("check without keys says\n%s", out)
+	if out := w.outside("status"); !strings.Contains(out, "keys init") || strings.Contains(out, "ほかの守りなし") {
+		t.Errorf("status without keys says\n%s", out)
 	}
 	w.fails(exitConfig, "H-517", append(data, "keys", "init", "--to", w.path(outside, "keys", "new"))...)
 	if _, err := os.Stat(w.path(outside, "keys", "new")); err == nil {
@@ -142,7 +142,7 @@ func TestKeysByCommand(t *testing.T) {
 	if b, err := os.ReadFile(w.path(outside, "outbox", "key-book.html")); err != nil || !strings.Contains(string(b), "会計管理者") || !strings.Contains(string(b), "4月の引継ぎ") {
 		t.Errorf("custody book: %v\n%s", err, b)
 	}
-	if out := w.outside("check"); !strings.Contains(out, "ほかの守りなし") {
+	if out := w.outside("status"); !strings.Contains(out, "ほかの守りなし") {
 		t.Errorf("check does not say that the key is a plain file:\n%s", out)
 	}
 	sheet := w.ok("", append(data, "setup-medium")...)

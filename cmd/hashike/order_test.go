@@ -68,7 +68,8 @@ func treeBlock(dir string) string {
 func TestTrustOrderBringsAVendorKey(t *testing.T) {
 	dir, key := signedTree(t, map[string]string{"tool.exe": "one", "readme.txt": "two"})
 	w := newWorld(t, treeBlock(dir))
-	w.fails(exitUntrusted, "H-502", "--data", w.path(outside), "fetch")
+	w.fails(exitConfig, "H-225", "--data", w.path(outside), "fetch")
+	w.fails(exitConfig, "H-225", "--data", w.path(outside), "check")
 	roots, err := filepath.Glob(w.path("envelopes", "*.txt"))
 	if err != nil || len(roots) != 3 {
 		t.Fatalf("root keys: %v %v", roots, err)

@@ -119,6 +119,9 @@ func (a *app) checkCommand() *cobra.Command {
 				}
 				return s.printHosts(a.out)
 			}
+			if err := s.checkAnchors(); err != nil {
+				return err
+			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, a.cat.T("check.head"))
 			for _, f := range s.cfg.Feeds {
@@ -133,6 +136,19 @@ func (a *app) checkCommand() *cobra.Command {
 	}}
 	c.Flags().BoolVar(&hosts, "hosts", false, a.cat.T("flag.hosts"))
 	return c
+}
+
+// checkAnchors looks for the vendor keys that the configuration names.
+func (s *station) checkAnchors() error {
+	var orders []feed.Order
+	if err := s.db.View(func(tx state.Tx) (err error) { orders, err = tx.Orders(); return err }); err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range s.cfg.Feeds {
+		errs = append(errs, f.KnowsAnchors(orders, s.now()))
+	}
+	return errors.Join(errs...)
 }
 
 // unnamed puts registry numbers for the persons in an order, which travels: a

@@ -255,7 +255,15 @@ func forgeFetch(t testing.TB, data string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	for _, r := range f.RunAll(context.Background(), s.cfg.Feeds) {
+	feeds := slices.Clone(s.cfg.Feeds)
+	for i, f := range feeds {
+		if n, ok := f.Feed.(feed.Named); ok {
+			for _, name := range n.AnchorNames() { // keys that only this outside claims to have
+				feeds[i].Kind.Anchors = append(slices.Clone(feeds[i].Kind.Anchors), feed.Anchor{Name: name})
+			}
+		}
+	}
+	for _, r := range f.RunAll(context.Background(), feeds) {
 		if r.Err != nil {
 			t.Fatal(r.Err)
 		}

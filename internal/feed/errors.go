@@ -47,3 +47,37 @@ func NewFault(err error, code string, args ...string) error {
 	}
 	return &Fault{Code: code, Args: m, Err: err}
 }
+
+// About names the feed in every message within err that leaves it out: a kind
+// does not know what its feed is called. What the vendor did wrong without a
+// message of its own is H-401.
+func About(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if !about(name, err) && errors.Is(err, ErrUpstream) {
+		return NewFault(err, "H-401", "feed", name, "detail", err.Error())
+	}
+	return err
+}
+
+// about reports whether there was a message to fill in.
+func about(name string, err error) (any bool) {
+	switch e := err.(type) {
+	case *Fault:
+		if e.Args == nil {
+			e.Args = map[string]string{}
+		}
+		if e.Args["feed"] == "" {
+			e.Args["feed"] = name
+		}
+		return true
+	case interface{ Unwrap() []error }:
+		for _, sub := range e.Unwrap() {
+			any = about(name, sub) || any
+		}
+	case interface{ Unwrap() error }:
+		return about(name, e.Unwrap())
+	}
+	return any
+}

@@ -18,12 +18,15 @@ package feed
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -214,6 +217,33 @@ type Sighting struct {
 // Reacher lists the URLs a feed may ask, so that the host allow-list and the
 // permission request to the security cloud need no second list.
 type Reacher interface{ Reaches() []string }
+
+// Named is a feed whose configuration names the vendor keys it may believe.
+type Named interface{ AnchorNames() []string }
+
+// KnowsAnchors refuses a configuration that names a key which neither this build
+// nor an order has: nothing could be verified, and that would look like forgery.
+func (s Setup) KnowsAnchors(orders []Order, now time.Time) error {
+	n, ok := s.Feed.(Named)
+	if !ok {
+		return nil
+	}
+	var known []string
+	for _, a := range s.Kind.Anchors {
+		known = append(known, a.Name)
+	}
+	for _, o := range orders {
+		if o.Kind == OrderTrust && o.Anchor != nil && (o.Feed == "" || o.Feed == s.Name) && o.InForce(now) {
+			known = append(known, o.Anchor.Name)
+		}
+	}
+	for _, name := range n.AnchorNames() {
+		if !slices.Contains(known, name) {
+			return NewFault(fmt.Errorf("feed %s: no key %q: %w", s.Name, name, ErrConfig), "H-225", "feed", s.Name, "name", name, "known", strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
 
 // Freshness dates a snapshot by the vendor's own release time: a feed that
 // still carries but whose vendor is stuck must turn red.

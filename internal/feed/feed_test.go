@@ -248,3 +248,19 @@ func TestInstallers(t *testing.T) {
 		}
 	}
 }
+
+// Kinds do not know what their feed is called; who shows the message does.
+func TestAboutNamesTheFeed(t *testing.T) {
+	one, two := NewFault(errors.New("x"), "H-401"), NewFault(errors.New("y"), "H-402", "feed", "other")
+	err := About("debian", fmt.Errorf("a: %w", errors.Join(one, two)))
+	if one.(*Fault).Args["feed"] != "debian" || two.(*Fault).Args["feed"] != "other" || !errors.Is(err, one) {
+		t.Errorf("%v %v", one, two)
+	}
+	var f *Fault
+	if err := About("debian", fmt.Errorf("odd: %w", ErrUpstream)); !errors.As(err, &f) || f.Code != "H-401" || f.Args["feed"] != "debian" {
+		t.Errorf("%v", err)
+	}
+	if About("debian", nil) != nil || About("debian", ErrHeld) != ErrHeld {
+		t.Error("what needs no message got one")
+	}
+}

@@ -101,6 +101,9 @@ func newFeed(decode feed.Decode) (feed.Feed, error) {
 	return &archive{cfg: cfg, base: base}, nil
 }
 
+// AnchorNames implements feed.Named.
+func (f *archive) AnchorNames() []string { return f.cfg.Keys }
+
 // url joins the archive address and a path below it.
 func (f *archive) url(p string) string { return below(f.base, p) }
 

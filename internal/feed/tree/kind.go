@@ -67,6 +67,9 @@ type tree struct {
 	base *url.URL // nil for a directory
 }
 
+// AnchorNames implements feed.Named.
+func (t *tree) AnchorNames() []string { return t.cfg.Keys }
+
 func newFeed(decode feed.Decode) (feed.Feed, error) {
 	cfg := *Kind().Config().(*Config)
 	if err := decode(&cfg); err != nil {

@@ -325,6 +325,7 @@ type bench struct {
 	t     *testing.T
 	f     *fetcher.Fetcher
 	store *cas.Store
+	trust feed.Trust
 }
 
 func newBench(t *testing.T, signers ...*signer) *bench {
@@ -349,7 +350,7 @@ func newBench(t *testing.T, signers ...*signer) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
-	return &bench{t, f, store}
+	return &bench{t, f, store, tr}
 }
 
 func (b *bench) run(f *tree, dirs map[string]string) (fetcher.Result, error) {
@@ -358,7 +359,9 @@ func (b *bench) run(f *tree, dirs map[string]string) (fetcher.Result, error) {
 		least = feed.None // plain HTTP and folders prove nothing: as under an exception
 	}
 	floors := map[feed.Class]feed.Strength{feed.Metadata: least, feed.Security: least, feed.Feature: least}
-	return b.f.Run(b.t.Context(), feed.Setup{Name: "tools", Kind: Kind(), Feed: f, Dirs: dirs, Floors: floors})
+	kind := Kind()
+	kind.Anchors = b.trust.Anchors
+	return b.f.Run(b.t.Context(), feed.Setup{Name: "tools", Kind: kind, Feed: f, Dirs: dirs, Floors: floors})
 }
 
 func TestFetchFromServer(t *testing.T) {
