@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -189,7 +190,7 @@ func (s *station) numbered(o *packOptions, to []string) error {
 				number = ""
 			}
 			if number == "" && len(ledger) > 0 && s.typing {
-				if number, err = s.prompt(s.cat.T("media.ask", dir)); err != nil {
+				if number, err = s.whichMedium(dir, ledger); err != nil {
 					return err
 				}
 			}
@@ -204,11 +205,33 @@ func (s *station) numbered(o *packOptions, to []string) error {
 		if o.media[i] = mediumTyped(o.media[i]); !packager.ValidMedium(o.media[i]) {
 			return feed.NewFault(fmt.Errorf("medium number %.20q: %w", o.media[i], feed.ErrConfig), "H-647", "medium", o.media[i])
 		}
+		if number := o.media[i]; on.Medium != "" && on.Medium != number {
+			return feed.NewFault(fmt.Errorf("%s says that it is %s, not %s: %w", dir, on.Medium, number, feed.ErrConfig), "H-665", "medium", number, "found", on.Medium, "dir", dir)
+		}
 		if err := s.cameBack(o, o.media[i], on); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// whichMedium asks for the number on the label until it is a registered one; an
+// empty line ends it.
+func (s *station) whichMedium(dir string, ledger []packager.Medium) (string, error) {
+	for {
+		typed, err := s.prompt(s.cat.T("media.ask", dir))
+		number := mediumTyped(typed)
+		if err != nil || number == "" || slices.ContainsFunc(ledger, func(m packager.Medium) bool { return m.Number == number }) {
+			return number, err
+		}
+		s.app.report(feed.NewFault(fmt.Errorf("%s: no such medium: %w", number, feed.ErrConfig), "H-647", "medium", typed))
+	}
+}
+
+// lost reports whether an error says that a medium was reported lost.
+func lost(err error) bool {
+	f, ok := errors.AsType[*feed.Fault](err)
+	return ok && f.Code == "H-648" && f.Args["state"] == packager.MediumLost
 }
 
 // cameBack asks about a medium that was reported lost, before it is written again.
@@ -226,7 +249,7 @@ func (s *station) cameBack(o *packOptions, number string, on packager.OnMedium) 
 		return err
 	}
 	err := s.db.View(check)
-	if err != nil && s.typing && o.found == "" {
+	if lost(err) && s.typing && o.found == "" {
 		s.app.report(err)
 		if o.found, err = s.prompt(s.cat.T("media.askfound")); err == nil {
 			err = s.db.View(check)

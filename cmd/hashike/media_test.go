@@ -33,7 +33,21 @@ func TestTheMediaLedger(t *testing.T) {
 	}
 	w.fails(exitConfig, "H-647", pack("m1")...)
 	w.fails(exitConfig, "H-647", pack("m1", "--medium", "U-9")...)
+	w.fails(exitConfig, "H-208", pack(filepath.Join("not", "mounted"))...)
+	if _, err := os.Stat(w.path("m1")); err == nil {
+		t.Error("a refused pack left a directory behind")
+	}
+	// At a terminal a mistyped number is asked for again; nobody lost anything.
+	if _, errs, code := w.typed("U-99\n\n", pack("m1")...); code != exitConfig || strings.Count(errs, "H-647") != 2 || strings.Contains(errs, "経緯") {
+		t.Errorf("exit %d:\n%s", code, errs)
+	}
 	w.ok("", pack("m1", "--medium", "U-1")...)
+	// The medium says its own number: another one is a mix-up.
+	before := tree(t, w.path("m1"))
+	w.fails(exitConfig, "H-665", pack("m1", "--medium", "U-2")...)
+	if tree(t, w.path("m1")) != before {
+		t.Error("the medium was written although its number is another")
+	}
 	list := w.outside("media", "list")
 	for _, want := range []string{"U-1", "USB 32GB", "持出中", "総務課 山田 太郎"} {
 		if !strings.Contains(list, want) {

@@ -32,7 +32,12 @@ func (a *app) packCommand() *cobra.Command {
 		if len(o.to) == 0 {
 			return a.needs("--to", "flag.to")
 		}
-		return a.with("pack", outside, func(s *station) error { return s.pack(c.Context(), o, a.out) })
+		return a.with("pack", outside, func(s *station) error {
+			if o.dry {
+				return s.pack(c.Context(), o, a.out)
+			}
+			return s.ontoMedia(o.to, func() error { return s.pack(c.Context(), o, a.out) })
+		})
 	}}
 	c.Flags().StringArrayVar(&o.to, "to", nil, a.cat.T("flag.to"))
 	c.Flags().StringVar(&o.size, "volume-size", "", a.cat.T("flag.volume"))

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -190,4 +191,34 @@ func newestSigned(path string) (time.Time, error) {
 		}
 	}
 	return newest, nil
+}
+
+// ontoMedia runs f, which writes on the media at dirs. A medium's directory is
+// made, but not those above it: a stick that is not mounted would end on the
+// local disk. What f did not write on is left as it was.
+func (s *station) ontoMedia(dirs []string, f func() error) error {
+	var made []string
+	for _, dir := range dirs {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(string(s.dir), abs)
+		if err == nil && filepath.IsLocal(rel) { // of our own, such as the diode's outbox
+			continue
+		}
+		if _, err := os.Stat(filepath.Dir(abs)); err != nil {
+			return named(filepath.Dir(abs), err)
+		}
+		if _, err := os.Stat(abs); errors.Is(err, fs.ErrNotExist) {
+			made = append(made, abs)
+		}
+	}
+	err := f()
+	if err != nil {
+		for _, dir := range made {
+			os.Remove(dir) // if it is empty
+		}
+	}
+	return err
 }
