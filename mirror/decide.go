@@ -283,17 +283,29 @@ type Decidable struct {
 	Decisions []feed.Decision `json:"decisions"`
 }
 
-// Decidables lists what can be decided about in a ring's publication. H-609 if
-// there is none, or the feed's kind has no approvals.
+// decider is the feed's kind, if its updates are decided one by one (else H-617).
+func decider(s feed.Setup) (feed.Decider, error) {
+	k, ok := s.Feed.(feed.Decider)
+	if !ok {
+		return nil, feed.NewFault(fmt.Errorf("%s: its updates are not decided one by one: %w", s.Name, feed.ErrConfig), "H-617", "feed", s.Name)
+	}
+	return k, nil
+}
+
+// Decidables lists what can be decided about in a ring's publication: H-609 if
+// there is none, H-617 if the feed's kind has no approvals.
 func Decidables(data state.Dir, store *cas.Store, s feed.Setup, ring string) (Decidable, error) {
 	out := Decidable{Feed: s.Name, Ring: ring}
-	k, ok := s.Feed.(feed.Decider)
+	k, err := decider(s)
+	if err != nil {
+		return out, err
+	}
 	gens, _, err := Generations(data, ring, s.Name)
 	if err != nil {
 		return out, err
 	}
 	g := first(gens)
-	if !ok || g.Number == 0 || g.Stopped {
+	if g.Number == 0 || g.Stopped {
 		return out, feed.NewFault(fmt.Errorf("%s: nothing to decide about: %w", s.Name, feed.ErrHeld), "H-609", "feed", s.Name)
 	}
 	if err := deriveFor(context.Background(), data, store, s, g); err != nil {
@@ -311,12 +323,15 @@ func Decidables(data state.Dir, store *cas.Store, s feed.Setup, ring string) (De
 
 // Preview lists what can be decided about in the newest snapshot of an outside,
 // which publishes nothing: what its kind derives is built aside and removed
-// again. H-609 as Decidables.
+// again. H-609 and H-617 as Decidables.
 func Preview(ctx context.Context, db *state.DB, store *cas.Store, s feed.Setup, now time.Time) (Decidable, error) {
 	out := Decidable{Feed: s.Name}
-	k, ok := s.Feed.(feed.Decider)
+	k, err := decider(s)
+	if err != nil {
+		return out, err
+	}
 	d := &desk{}
-	err := db.View(func(tx state.Tx) (err error) {
+	err = db.View(func(tx state.Tx) (err error) {
 		f, err := tx.Feed(s.Name)
 		if err == nil {
 			out.Serial = f.Serial
@@ -327,7 +342,7 @@ func Preview(ctx context.Context, db *state.DB, store *cas.Store, s feed.Setup, 
 	if err != nil {
 		return out, err
 	}
-	if !ok || out.Serial == 0 {
+	if out.Serial == 0 {
 		return out, feed.NewFault(fmt.Errorf("%s: nothing to decide about: %w", s.Name, feed.ErrHeld), "H-609", "feed", s.Name)
 	}
 	snap, err := store.Snapshot(s.Name, out.Serial)

@@ -60,7 +60,7 @@ func openLedger(data state.Dir, log *slog.Logger) (*ledger, error) {
 	db, err := bolt.Open(data.Terminals(), 0o600, &bolt.Options{Timeout: 300 * time.Millisecond, FreelistType: bolt.FreelistMapType})
 	if errors.Is(err, berrors.ErrTimeout) {
 		err = fmt.Errorf("%s: another server uses this data directory: %w", data, state.ErrBusy)
-		return nil, feed.NewFault(err, "H-804")
+		return nil, feed.NewFault(err, "H-226", "detail", string(data))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", data.Terminals(), err, feed.ErrDamaged)

@@ -148,6 +148,10 @@ func (p *Publisher) choose(d *desk, name string, o PublishOptions) (Accepted, er
 	if o.Serial == 0 {
 		a, ok = d.newest(name, func(Accepted) bool { return true })
 	}
+	if !ok && o.Serial != 0 {
+		serial := strconv.FormatUint(o.Serial, 10)
+		return a, feed.NewFault(fmt.Errorf("%s %s was not accepted, or is gone: %w", name, serial, feed.ErrConfig), "H-616", "feed", name, "serial", serial)
+	}
 	if !ok {
 		return a, feed.NewFault(fmt.Errorf("%s: nothing that could be published was accepted: %w", name, feed.ErrHeld), "H-609", "feed", name)
 	}

@@ -232,7 +232,7 @@ func TestSecondServerIsRefused(t *testing.T) {
 	in := newInside(t, t.TempDir(), Rings{})
 	s := in.server()
 	_, err := NewServer(ServerOptions{Data: in.dir, Store: in.store, Feeds: in.feeds, Clock: in.clock.now})
-	if code(err) != "H-804" || !errors.Is(err, state.ErrBusy) {
+	if code(err) != "H-226" || !errors.Is(err, state.ErrBusy) {
 		t.Fatalf("%v", err)
 	}
 	s.Close()

@@ -93,7 +93,7 @@ func ShowReceipt(db *state.DB, missing func([]FeedLine) (int64, error), who stri
 		return Shown{}, err
 	}
 	if a.Number == 0 {
-		return Shown{}, feed.NewFault(fmt.Errorf("no bundle was imported yet: %w", feed.ErrHeld), "H-613", "number", "0", "count", "0")
+		return Shown{}, feed.NewFault(fmt.Errorf("no bundle was imported yet: %w", feed.ErrHeld), "H-618")
 	}
 	lines, err := acceptedFeeds(db.Dir(), a)
 	if err != nil {

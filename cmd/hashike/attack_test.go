@@ -193,6 +193,8 @@ func TestOperatorsDay(t *testing.T) {
 	if said := w.fails(exitHeld, "H-607", "--data", w.path(inside), "publish", "clamav-test", "--now"); !strings.Contains(said, "--serial "+serial) {
 		t.Errorf("no way back is named:\n%s", said)
 	}
+	w.fails(exitConfig, "H-616", "--data", w.path(inside), "publish", "clamav-test", "--serial", "99", "--reason", "試験", "--now")
+	w.fails(exitConfig, "H-617", "--data", w.path(inside), "decide", "clamav-test")
 	w.inside("publish", "clamav-test", "--serial", serial, "--reason", "試験", "--now")
 	w.waitGeneration("clamav-test", url, 5)
 }

@@ -26,7 +26,7 @@ func TestReceiptMovesTheBase(t *testing.T) {
 	files, spool := clamavFiles(t), t.TempDir()
 	spoolTo(t, files, spool, 2, 3)
 	w := newWorld(t, clamavBlock(spool))
-	w.fails(exitHeld, "H-613", "--data", w.path(inside), "receipt", "show")
+	w.fails(exitHeld, "H-618", "--data", w.path(inside), "receipt", "show")
 	w.fails(exitConfig, "H-201", "--data", w.path(outside), "receipt", "show")
 	w.carry()
 	first := w.code()

@@ -9,6 +9,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hashike/hashike/internal/durable"
+	"github.com/hashike/hashike/internal/feed"
+	"github.com/hashike/hashike/internal/state"
 )
 
 // Intervals of the daemon.
@@ -37,8 +39,17 @@ func (a *app) runCommand() *cobra.Command {
 	}}
 }
 
-// runOutside fetches each feed on its schedule.
+// runOutside fetches each feed on its schedule; a second one beside it would
+// ask every vendor twice.
 func (s *station) runOutside(ctx context.Context) error {
+	err := s.db.Lock(ctx, "run", s.scheduled)
+	if errors.Is(err, state.ErrBusy) {
+		return feed.NewFault(err, "H-226")
+	}
+	return err
+}
+
+func (s *station) scheduled(ctx context.Context) error {
 	f, err := s.fetcher(nil)
 	if err != nil {
 		return err

@@ -186,7 +186,7 @@ func windowsMainLine(t *testing.T, x *wine) {
 	c.want(".cvd", "2")
 
 	// One server a data directory; the first goes on.
-	w.fails(exitMachine, "H-804", "--data", w.path(inside), "serve")
+	w.fails(exitMachine, "H-226", "--data", w.path(inside), "serve")
 
 	// A slow terminal is in mid-download while two publications and a clean-up
 	// take its file away; another program has a file of the store open.

@@ -1,6 +1,9 @@
 package feed
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Setup is one configured feed as the engines see it: config blocks decoded,
 // defaults applied. It holds no vendor detail beyond Feed itself.
@@ -33,11 +36,16 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d)
 
 // ParseDuration is time.ParseDuration with whole days: "3d".
 func ParseDuration(s string) (time.Duration, error) {
+	times := time.Duration(1)
+	typed := s
 	if n := len(s); n > 1 && s[n-1] == 'd' {
-		h, err := time.ParseDuration(s[:n-1] + "h")
-		return 24 * h, err
+		times, s = 24, s[:n-1]+"h"
 	}
-	return time.ParseDuration(s)
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, fmt.Errorf("%.40q is not a time span such as 6h, 30m or 3d", typed)
+	}
+	return times * d, nil
 }
 
 // Rings, in the order in which they see a publication.

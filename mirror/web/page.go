@@ -142,6 +142,15 @@ func (p *page) By(who string) string {
 	return p.Dash(who)
 }
 
+// Person is somebody named in an order, or in words the role that stands for
+// one: a medium names nobody.
+func (p *page) Person(who string) string {
+	if who == "operator" || who == "approver" {
+		return p.T(who)
+	}
+	return p.Dash(who)
+}
+
 // Dash shows that there is nothing to show.
 func (p *page) Dash(s string) string {
 	if s == "" {
