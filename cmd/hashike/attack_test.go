@@ -35,6 +35,15 @@ func TestSpoiltMediaByCommand(t *testing.T) {
 	spoolTo(t, files, spool, 2, 4)
 	w.outside("fetch")
 	w.pack("--full", "--parity", "0") // parity would repair it
+	// Without any of its files nobody says that they are all here, nor that none is missing.
+	said, errs, code := w.run("", "--data", w.path(inside), "import", w.tamper(func(dir string) {
+		if err := os.RemoveAll(filepath.Join(dir, "blobs")); err != nil {
+			t.Fatal(err)
+		}
+	}))
+	if code == 0 || !strings.Contains(said, "傷があります") || strings.Contains(said, "中身はそろいました") || strings.Contains(said, "、0件）") {
+		t.Errorf("exit %d\n%s%s", code, said, errs)
+	}
 	var names []string
 	err := filepath.WalkDir(w.path("media"), func(p string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {

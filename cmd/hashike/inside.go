@@ -237,7 +237,8 @@ func (s *station) printImport(r mirror.ImportReport, out io.Writer) {
 		fmt.Fprintln(out, s.cat.T("import.repaired", r.Blocks))
 	}
 	worn := "import.worn"
-	if slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) {
+	if slices.ContainsFunc(r.Feeds, func(f mirror.FeedResult) bool { return f.Outcome == mirror.FeedIncomplete }) ||
+		slices.ContainsFunc(r.Damaged, func(d packager.Damage) bool { return !d.Repaired }) { // not all of it is here
 		worn = "import.damaged"
 	}
 	for _, d := range r.Damaged {
