@@ -175,3 +175,56 @@ func keys(args []ast.Expr) (out []string) {
 	}
 	return out
 }
+
+// What kinds and pages say in Japanese beside the catalogue keeps the rules of
+// docs/words.md too, but for the words on vendors' own screens.
+func TestTextsOfKindsAvoidTheSameWords(t *testing.T) {
+	seen := 0
+	for _, top := range []string{"internal/feed", "mirror"} {
+		err := filepath.WalkDir(filepath.Join("..", "..", filepath.FromSlash(top)), func(p string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") {
+				return err
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), p, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				kv, ok := n.(*ast.KeyValueExpr)
+				if key, id := identOf(kv); !ok || !id || key != "JA" {
+					return true
+				}
+				ast.Inspect(kv.Value, func(n ast.Node) bool {
+					if e, ok := n.(ast.Expr); ok && literal(e) != "" {
+						seen++
+						for _, w := range avoided {
+							if w != "サーバー" && w != "ミラー" && strings.Contains(literal(e), w) {
+								t.Errorf("%s: %q has the avoided word %q", p, literal(e), w)
+							}
+						}
+					}
+					return true
+				})
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d texts seen", seen)
+	}
+}
+
+func identOf(kv *ast.KeyValueExpr) (string, bool) {
+	if kv == nil {
+		return "", false
+	}
+	id, ok := kv.Key.(*ast.Ident)
+	if !ok {
+		return "", false
+	}
+	return id.Name, true
+}

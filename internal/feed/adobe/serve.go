@@ -220,7 +220,7 @@ func (f *acrobat) Settings(c feed.Content, base *url.URL) ([]feed.Setting, error
 		File:  "hashike-adobe.reg",
 		Body:  b.String(),
 		Note: feed.Text{
-			JA: "Adobeの更新プログラム（ARM）は、更新元をほかのサーバーに変えられません。更新は共有フォルダ（hashike export）またはスタートアップ スクリプトで .msp を入れて行います。新しく入れるときは .exe を使います。サービス AdobeARMservice とタスク Adobe Acrobat Update Task も止めてください。",
+			JA: "Adobeの更新プログラム（ARM）は、更新元をほかのサーバに変えられません。更新は共有フォルダ（hashike export）またはスタートアップ スクリプトで .msp を入れて行います。新しく入れるときは .exe を使います。サービス AdobeARMservice とタスク Adobe Acrobat Update Task も止めてください。",
 			EN: "Adobe's updater (ARM) takes no other server. Install the .msp by a file share (hashike export) or a start-up script; the .exe is for new installations. Stop the service AdobeARMservice and the task Adobe Acrobat Update Task as well.",
 		},
 	}}, nil
