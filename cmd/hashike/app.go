@@ -353,6 +353,7 @@ func (a *app) filled(f *feed.Fault) map[string]string {
 		args["other"] = a.cat.T("side." + map[string]string{inside: outside, outside: inside}[args["side"]])
 		args["side"] = a.cat.T("side." + args["side"])
 	}
+	args["detail"] = a.plainly(args["detail"])
 	return args
 }
 
