@@ -122,11 +122,11 @@ func TestExport(t *testing.T) {
 	// Somebody else's folder, another feed's, and a feed without installers.
 	other := t.TempDir()
 	ok(t, os.WriteFile(filepath.Join(other, "mine.txt"), nil, 0o600))
-	for _, o := range []mirror.ExportOptions{
-		{Data: x.in, Store: x.inCAS, Setup: o.Setup, Ring: "all", To: other},
-		{Data: x.in, Store: x.inCAS, Setup: feed.Setup{Name: "soft", Feed: plain{}}, Ring: "all", To: t.TempDir()},
+	for want, o := range map[string]mirror.ExportOptions{
+		"H-207": {Data: x.in, Store: x.inCAS, Setup: o.Setup, Ring: "all", To: other},
+		"H-224": {Data: x.in, Store: x.inCAS, Setup: feed.Setup{Name: "soft", Feed: plain{}}, Ring: "all", To: t.TempDir()},
 	} {
-		if _, err := mirror.Export(context.Background(), o); code(err) != "H-207" {
+		if _, err := mirror.Export(context.Background(), o); code(err) != want {
 			t.Errorf("%v", err)
 		}
 	}

@@ -352,6 +352,10 @@ func (h *history) receipt(s *site) {
 		s.shown[r.Number] = s.accepted
 		s.receipts = append(s.receipts, r.Code)
 		h.tally.Receipts++
+	} else if s.accepted == nil {
+		if code(err) != "H-618" {
+			h.failf("site %d: receipt of nothing: %v", s.n, err)
+		}
 	} else if whole || code(err) != "H-613" {
 		if !s.undocumented() {
 			h.failf("site %d: receipt %v, whole %v", s.n, err, whole)
