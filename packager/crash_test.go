@@ -64,7 +64,8 @@ func TestKilledPack(t *testing.T) {
 			w.reset()
 			b, err := w.open(to)
 			if err != nil {
-				if !errors.Is(err, feed.ErrDamaged) && !errors.Is(err, feed.ErrUntrusted) {
+				// An emptied medium with nothing of a bundle on it is none of ours (H-213).
+				if !errors.Is(err, feed.ErrDamaged) && !errors.Is(err, feed.ErrUntrusted) && code(err) != "H-213" {
 					t.Fatalf("step %d: %v", at, err)
 				}
 				return
