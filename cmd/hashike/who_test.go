@@ -35,21 +35,10 @@ func TestWhoIsNotWhatTheEnvironmentSays(t *testing.T) {
 // As it is released, without cgo, and as a user that the machine does not list.
 func TestWhoWithoutAnAccount(t *testing.T) {
 	const nobody = "54321"
-	if _, err := user.LookupId(nobody); err == nil || runtime.GOOS != "linux" || os.Getuid() != 0 {
-		t.Skip("another user's id can be taken by root on Linux alone")
+	if _, err := user.LookupId(nobody); err == nil {
+		missing(t, "an id that nobody has")
 	}
-	setpriv, err := exec.LookPath("setpriv")
-	if err != nil {
-		t.Skip("setpriv is not here")
-	}
-	dir, err := os.MkdirTemp("", "who")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	another, dir := asAnother(t, nobody)
 	src, err := os.ReadFile("who.go")
 	if err != nil {
 		t.Fatal(err)
@@ -63,9 +52,32 @@ func TestWhoWithoutAnAccount(t *testing.T) {
 	build.Dir = dir
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	must(t, build)
-	run := exec.Command(setpriv, "--reuid", nobody, "--clear-groups", filepath.Join(dir, "who"))
+	run := another(filepath.Join(dir, "who"))
 	run.Env = []string{"USER=yamada", "HOME=/tmp"}
 	if got := strings.TrimSpace(must(t, run)); got != "uid:"+nobody {
 		t.Errorf("it says %q", got)
 	}
+}
+
+// asAnother makes commands that run under another user's id, and a directory
+// that he may read. Root on Linux can.
+func asAnother(t *testing.T, uid string) (command func(name string, args ...string) *exec.Cmd, dir string) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has setpriv")
+	}
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil || os.Getuid() != 0 {
+		missing(t, "root and setpriv")
+	}
+	if dir, err = os.MkdirTemp("", "another"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return func(name string, args ...string) *exec.Cmd {
+		return exec.Command(setpriv, append([]string{"--reuid", uid, "--clear-groups", name}, args...)...)
+	}, dir
 }

@@ -313,7 +313,7 @@ func sentPackets(t *testing.T) (n int64) {
 	defer runtime.UnlockOSThread()
 	b, err := os.ReadFile("/proc/thread-self/net/snmp")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	var names []string
 	for l := range strings.Lines(string(b)) {

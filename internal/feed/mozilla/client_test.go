@@ -110,12 +110,12 @@ func TestTerminalRefuses(t *testing.T) {
 	b := newBench(t, nil)
 	c := b.must(m.state(h, []string{"win64 ja"}), nil)
 	srv, base := b.serve(map[string]feed.View{"all": {Content: c}}, everyone, &ledger{})
-	full := c.files["thunderbird/releases/128.4.0esr/update/win64/ja/thunderbird-128.4.0esr.complete.mar"]
-	genuine := c.blobs.get(full.Digest)
+	full := c.Named["thunderbird/releases/128.4.0esr/update/win64/ja/thunderbird-128.4.0esr.complete.mar"]
+	genuine := c.Blobs[full.Digest]
 	p, _ := h.Find("128.1.0")
 	try := func(body []byte, change func(*terminal.Terminal)) int {
-		c.blobs.set(full.Digest, body)
-		defer c.blobs.set(full.Digest, genuine)
+		c.Blobs[full.Digest] = body
+		defer func() { c.Blobs[full.Digest] = genuine }()
 		x := &terminal.Terminal{Do: srv.Client().Do, Policies: policiesOf(t, b.feed, base), Version: p.Version, Build: p.Build,
 			Target: "WINNT_x86_64-msvc-x64", Locale: "ja", Cert: m.anchor.Data, Channels: []string{terminal.Channel}}
 		change(x)

@@ -176,12 +176,12 @@ func (r *fetch) stream(ctx context.Context, s *stream, known []asked) error {
 
 // follow asks for every version in all, and for those that the answers name.
 func (r *fetch) follow(ctx context.Context, s *stream, all map[string]asked) error {
-	todo := slices.SortedFunc(maps.Keys(all), compare)
-	for i := 0; i < len(todo); i++ {
+	queue := slices.SortedFunc(maps.Keys(all), compare)
+	for i := 0; i < len(queue); i++ {
 		if i == maxAsked {
 			return fmt.Errorf("more than %d versions: %w", maxAsked, feed.ErrUpstream)
 		}
-		a := all[todo[i]]
+		a := all[queue[i]]
 		ans, err := r.ask(ctx, *s, a.Version, a.Build)
 		if err != nil {
 			return err
@@ -194,7 +194,7 @@ func (r *fetch) follow(ctx context.Context, s *stream, all map[string]asked) err
 		all[a.Version] = a
 		if next, ok := all[ans.Version]; !ok {
 			all[ans.Version] = asked{Version: ans.Version, Build: ans.Build}
-			todo = append(todo, ans.Version)
+			queue = append(queue, ans.Version)
 		} else if next.Build == "" {
 			next.Build = ans.Build
 			all[ans.Version] = next

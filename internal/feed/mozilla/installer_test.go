@@ -99,7 +99,7 @@ func TestInstallers(t *testing.T) {
 		m.Program = body
 		b := newBench(t, func(c *Config) { c.Installers = []string{"exe"} })
 		c := b.must(m.state(terminal.NewHistory(now), []string{"win64 ja"}), nil)
-		c.head.Taken = now
+		c.Head.Taken = now
 		says := func(orders ...feed.Order) (held bool, ev []feed.Evidence) {
 			v, evidence, err := b.verify(c, append(m.anchors(), root), orders...)
 			if err != nil {
@@ -117,10 +117,8 @@ func TestInstallers(t *testing.T) {
 		}
 		flipped := bytes.Clone(body)
 		flipped[len(program)/2] ^= 1
-		a := c.files[exe]
-		a.Digest = feed.DigestOf(flipped)
-		b.blobs.set(a.Digest, flipped)
-		c.files[exe] = a
+		a := c.Named[exe]
+		c.Set(a, flipped)
 		if held, _ := says(exception); !held {
 			t.Errorf("%q, one bit flipped: not withheld", x.publisher)
 		}

@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/hashike/hashike/internal/feed"
@@ -122,45 +119,16 @@ func (b *bench) Add(a feed.Artifact) error {
 	return nil
 }
 
-// memory is a snapshot in memory.
-type memory struct {
-	head  feed.Header
-	files map[string]feed.Artifact
-	blobs *blobs
-}
-
-func (m *memory) Header() feed.Header { return m.head }
-func (m *memory) Lookup(p string) (feed.Artifact, bool) {
-	a, ok := m.files[p]
-	return a, ok
-}
-
-func (m *memory) Artifacts() iter.Seq2[feed.Artifact, error] {
-	return func(yield func(feed.Artifact, error) bool) {
-		for _, p := range slices.Sorted(maps.Keys(m.files)) {
-			if !yield(m.files[p], nil) {
-				return
-			}
-		}
-	}
-}
-
-func (m *memory) Open(p string) (fs.File, error) {
-	a, ok := m.files[p]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return fstest.MapFS{p: {Data: m.blobs.get(a.Digest)}}.Open(p)
-}
-
-// fetch brings the vendor's state.
-func (b *bench) fetch(s feedtest.State, prev feed.Content) (*memory, error) {
+// fetch brings the vendor's state. The snapshot has a table of blobs of its own:
+// a kind reads the one before while it keeps new contents.
+func (b *bench) fetch(s feedtest.State, prev feed.Content) (*feedtest.Memory, error) {
 	b.state, b.asked, b.next = s, nil, map[string]feed.Artifact{}
 	state, err := b.feed.Fetch(b.t.Context(), b, prev, b)
-	return &memory{feed.Header{Feed: "m", Kind: "mozilla", Serial: 1, State: state, Taken: time.Now()}, b.next, b.blobs}, err
+	head := feed.Header{Feed: "m", Kind: "mozilla", Serial: 1, State: state, Taken: time.Now()}
+	return &feedtest.Memory{Head: head, Named: b.next, Blobs: maps.Clone(b.blobs.m)}, err
 }
 
-func (b *bench) must(s feedtest.State, prev feed.Content) *memory {
+func (b *bench) must(s feedtest.State, prev feed.Content) *feedtest.Memory {
 	b.t.Helper()
 	m, err := b.fetch(s, prev)
 	if err != nil {

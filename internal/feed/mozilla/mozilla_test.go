@@ -246,12 +246,12 @@ func TestRevokedList(t *testing.T) {
 		t.Fatalf("under a revoked key: %v", err)
 	}
 	exception := feed.Order{Schema: 1, Number: 1, Kind: feed.OrderException, Feed: "m", Strength: feed.Listed, Reason: "the key was revoked after the release", Operator: "a", Approver: "b",
-		Issued: c.head.Taken, Until: c.head.Taken.Add(24 * time.Hour)}
+		Issued: c.Head.Taken, Until: c.Head.Taken.Add(24 * time.Hour)}
 	v, evidence, err := b.verify(c, m.anchors(), exception)
 	if err != nil || v.Weakest != feed.Attested {
 		t.Fatalf("by exception: %+v, %v", v, err)
 	}
-	for p := range c.files {
+	for p := range c.Named {
 		_, held := v.Withheld[p]
 		if want := !strings.HasSuffix(p, ".mar") && p != indexPath; held != want {
 			t.Errorf("%s: withheld %v: %s", p, held, v.Withheld[p])
@@ -263,13 +263,13 @@ func TestRevokedList(t *testing.T) {
 		}
 	}
 	// A list that is wrong is not the same as one whose key was revoked.
-	sums := c.files["thunderbird/releases/128.4.0esr/SHA256SUMS.asc"]
-	sums.Digest = c.files["thunderbird/releases/115.18.0esr/SHA256SUMS.asc"].Digest
+	sums := c.Named["thunderbird/releases/128.4.0esr/SHA256SUMS.asc"]
+	sums.Digest = c.Named["thunderbird/releases/115.18.0esr/SHA256SUMS.asc"].Digest
 	m2 := newMaker(t, "vendor", now)
 	good := b.must(m2.state(terminal.NewHistory(now), []string{"win64 ja"}), nil)
-	sums = good.files["thunderbird/releases/128.4.0esr/SHA256SUMS.asc"]
-	sums.Digest = good.files["thunderbird/releases/115.18.0esr/SHA256SUMS.asc"].Digest
-	good.files[sums.Path] = sums
+	sums = good.Named["thunderbird/releases/128.4.0esr/SHA256SUMS.asc"]
+	sums.Digest = good.Named["thunderbird/releases/115.18.0esr/SHA256SUMS.asc"].Digest
+	good.Named[sums.Path] = sums
 	if _, _, err := b.verify(good, m2.anchors(), exception); !errors.Is(err, feed.ErrUntrusted) {
 		t.Errorf("another's signature, with an exception: %v", err)
 	}
@@ -303,7 +303,7 @@ func TestFetchFaults(t *testing.T) {
 		s := m.state(h, []string{"win64 ja"})
 		b := newBench(t, func(c *Config) { x.change(&s, c) })
 		if c, err := b.fetch(s, nil); !errors.Is(err, x.want) {
-			t.Errorf("%s: %v, %d files", what, err, len(c.files))
+			t.Errorf("%s: %v, %d files", what, err, len(c.Named))
 		}
 	}
 }

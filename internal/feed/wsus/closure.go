@@ -92,17 +92,17 @@ func (s *scope) spread(hit map[int]bool) {
 		}
 	}
 	for _, turned := range []map[int][]int{builds, holds} {
-		todo := make([]int, 0, len(hit))
+		stack := make([]int, 0, len(hit))
 		for i := range hit {
-			todo = append(todo, i)
+			stack = append(stack, i)
 		}
-		for len(todo) > 0 {
-			at := todo[len(todo)-1]
-			todo = todo[:len(todo)-1]
+		for len(stack) > 0 {
+			at := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
 			for _, i := range turned[at] {
 				if !hit[i] {
 					hit[i] = true
-					todo = append(todo, i)
+					stack = append(stack, i)
 				}
 			}
 		}

@@ -45,7 +45,8 @@ const (
 	DowngradeError  = 23
 )
 
-var placeholder = regexp.MustCompile(`%(\w+)%`)
+// variable is what Thunderbird fills in itself.
+var variable = regexp.MustCompile(`%(\w+)%`)
 
 // component is JavaScript's encodeURIComponent.
 func component(s string) string {
@@ -69,7 +70,7 @@ func (t *Terminal) question() (string, error) {
 	}
 	values := map[string]string{"PRODUCT": "Thunderbird", "VERSION": t.Version, "BUILD_ID": t.Build, "BUILD_TARGET": t.Target, "LOCALE": t.Locale, "CHANNEL": "esr",
 		"OS_VERSION": "Windows_NT 10.0.0.0.19045.3803 (x64)", "SYSTEM_CAPABILITIES": "ISET:SSE4_2,MEM:32676", "DISTRIBUTION": "default", "DISTRIBUTION_VERSION": "default"}
-	return placeholder.ReplaceAllStringFunc(p.Policies.AppUpdateURL, func(s string) string {
+	return variable.ReplaceAllStringFunc(p.Policies.AppUpdateURL, func(s string) string {
 		if v, ok := values[strings.Trim(s, "%")]; ok {
 			return component(v)
 		}
