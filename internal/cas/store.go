@@ -78,11 +78,6 @@ func (s *Store) Close() error {
 // Dir is the data directory.
 func (s *Store) Dir() string { return s.dir }
 
-func name(d feed.Digest) string {
-	h := d.Hex()
-	return h[:2] + "/" + h
-}
-
 func (s *Store) path(d feed.Digest) string {
 	h := d.Hex()
 	return s.blobs + string(filepath.Separator) + h[:2] + string(filepath.Separator) + h

@@ -18,3 +18,8 @@ const (
 func (s *Store) open(d feed.Digest) (*os.File, error) { return s.root.Open(name(d)) }
 
 func push(io.Writer, int64, int64) int64 { return 0 }
+
+func name(d feed.Digest) string {
+	h := d.Hex()
+	return h[:2] + "/" + h
+}
